@@ -1,0 +1,1 @@
+"""Benchmarks of graphprune: not part of the installed package."""

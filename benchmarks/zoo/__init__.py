@@ -1,0 +1,1 @@
+"""A zoo of randomly initialised networks and their ONNX exports."""

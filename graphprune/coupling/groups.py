@@ -1,0 +1,280 @@
+"""The dependency graph: groups of interchangeable units, what they span, and what is blocked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graphprune.algebra import Axis, Reason
+from graphprune.algebra.axis import Ids
+from graphprune.coupling.propagate import propagate
+from graphprune.graph.model import Graph
+from graphprune.rules.context import Site, State
+from graphprune.rules.edit import Kept
+
+if TYPE_CHECKING:
+    import networkx
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A tensor axis that a group cuts.
+
+    Attributes:
+        tensor: Name of the tensor.
+        axis: Axis number.
+        rows: Positions that one unit occupies there.
+        weight: Whether the tensor is stored in the file.
+    """
+
+    tensor: str
+    axis: int
+    rows: int
+    weight: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Units of one kind, such as the 64 channels of a stage or the 12 heads of a block.
+
+    Attributes:
+        name: "tensor[axis]" of the widest weight it cuts, with a suffix when several kinds share that axis.
+        units: Ids of the units, shape (size,), in order of their first position.
+        members: Weight axes that it cuts.
+    """
+
+    name: str
+    units: Ids
+    members: tuple[Member, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of units."""
+        return len(self.units)
+
+
+@dataclass(frozen=True, slots=True)
+class Blocked:
+    """A weight axis with positions that cannot be removed.
+
+    Attributes:
+        tensor: Name of the weight.
+        axis: Axis number.
+        positions: How many of its positions are frozen.
+        size: Length of the axis.
+        reason: What froze most of them.
+    """
+
+    tensor: str
+    axis: int
+    positions: int
+    size: int
+    reason: Reason
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Kept positions of every axis after some units are removed.
+
+    Attributes:
+        deps: Where the labels come from.
+        removed: bool per unit id: True where the unit is removed.
+    """
+
+    deps: DependencyGraph
+    removed: Mask
+    _memo: dict[int, Kept | None] = field(default_factory=dict, repr=False)
+
+    def kept(self, tensor: str, axis: int) -> Kept | None:
+        """Kept positions of an axis, ascending; None when nothing is removed."""
+        axes = self.deps.types.get(tensor)
+        found = axes[axis] if axes is not None and axis < len(axes) else None
+        if found is None or found.units is None:
+            return None
+        key = id(found)
+        if key not in self._memo:
+            gone = self.removed[found.units].any(axis=1)
+            self._memo[key] = np.flatnonzero(~gone) if gone.any() else None
+        return self._memo[key]
+
+    def touched(self, tensor: str) -> bool:
+        """Whether any axis of a tensor loses positions."""
+        axes = self.deps.types.get(tensor) or ()
+        return any(self.kept(tensor, a) is not None for a in range(len(axes)))
+
+
+@dataclass(frozen=True)
+class DependencyGraph:
+    """Which positions of which tensor axes must be removed together.
+
+    Attributes:
+        source: The neutral graph.
+        state: Labels, sites and costs as the rules left them.
+        types: Resolved labels per tensor axis.
+        groups: All prunable groups, in graph order.
+    """
+
+    source: Graph
+    state: State = field(repr=False)
+    types: Mapping[str, tuple[Axis | None, ...]] = field(repr=False)
+    groups: tuple[Group, ...]
+
+    @property
+    def sites(self) -> Sequence[Site]:
+        """Inputs over which nodes sum or take statistics."""
+        return self.state.sites
+
+    @property
+    def units(self) -> int:
+        """Number of removable units."""
+        return sum(g.size for g in self.groups)
+
+    def cut(self, units: Ids) -> Cut:
+        """What is left when ``units`` are removed."""
+        removed = np.zeros(self.state.store.count, bool)
+        removed[units] = True
+        return Cut(self, removed)
+
+    def weight_axes(self) -> Iterator[tuple[str, int, Axis]]:
+        """Every labelled axis of every stored tensor, in graph order; kernel windows are no channels."""
+        reasons = self.state.store.reasons
+        for name in self.source.weights:
+            for a, axis in enumerate(self.types.get(name) or ()):
+                if axis is not None and axis.n > 1 and not (axis.units is None and reasons[axis.why].window):
+                    yield name, a, axis
+
+    @cached_property
+    def blocked(self) -> tuple[Blocked, ...]:
+        """Weight axes that are frozen in whole or in part, with the reason."""
+        return tuple(self._blocked())
+
+    def _blocked(self) -> Iterator[Blocked]:
+        store = self.state.store
+        for name, a, axis in self.weight_axes():
+            stuck = np.ones(axis.n, bool) if axis.units is None else ~axis.units.any(axis=1)
+            if stuck.any():
+                raw = self.state.types[name][a]
+                assert raw is not None
+                most = int(np.bincount(store.why(raw)[stuck]).argmax())
+                yield Blocked(name, a, int(stuck.sum()), axis.n, store.reasons[most])
+
+    def granularity(self) -> float:
+        """Weight-size-weighted share of distinct removable rows per weight axis; 1.0 = every channel free."""
+        total = free = 0.0
+        for name, _, axis in self.weight_axes():
+            size = float(np.prod(self.source.weights[name].shape, dtype=np.float64))
+            total += size
+            if axis.units is not None:
+                rows = axis.units[axis.units.any(axis=1)]
+                free += size * len(np.unique(rows, axis=0)) / axis.n
+        return free / total if total else 0.0
+
+    @cached_property
+    def graph(self) -> networkx.Graph[Any]:
+        """Groups and tensor axes as a networkx graph, see :mod:`graphprune.coupling.explain`."""
+        from graphprune.coupling.explain import build
+
+        return build(self)
+
+    def explain(self, name: str) -> str:
+        """In words: what a group spans and through which operators, or why a tensor is frozen.
+
+        Raises:
+            InputError: No group, tensor or node has this name.
+        """
+        from graphprune.coupling.explain import explain
+
+        return explain(self, name)
+
+
+def analyze(graph: Graph) -> DependencyGraph:
+    """Find the coupled channels of a graph."""
+    state = propagate(graph)
+    types = _resolved(state)
+    return DependencyGraph(graph, state, types, tuple(_groups(graph, types, state.store.count)))
+
+
+def _resolved(state: State) -> dict[str, tuple[Axis | None, ...]]:
+    """Final labels; equal axes share one object so that later work is done once per distinct axis."""
+    memo: dict[int, Axis] = {}
+    content: dict[bytes, Axis] = {}
+    out: dict[str, tuple[Axis | None, ...]] = {}
+    for name, axes in state.types.items():
+        final: list[Axis | None] = []
+        for axis in axes:
+            if axis is None:
+                final.append(None)
+                continue
+            found = memo.get(id(axis))
+            if found is None:
+                found = state.store.resolve(axis)
+                if found.units is not None:
+                    found = content.setdefault(found.units.tobytes() + bytes(found.units.shape[1:2]), found)
+                memo[id(axis)] = found
+            final.append(found)
+        out[name] = tuple(final)
+    return out
+
+
+def _groups(graph: Graph, types: Mapping[str, tuple[Axis | None, ...]], count: int) -> Iterator[Group]:
+    """Units with the same (weight axis, rows) everywhere are of one kind."""
+    signature = np.zeros(count, np.uint64)
+    order = np.full(count, np.iinfo(np.int64).max, np.int64)
+    axes: list[tuple[str, int, Axis]] = []
+    tallies: dict[int, tuple[Ids, Ids]] = {}
+    mix = np.random.default_rng(0)
+    for name in graph.weights:
+        for a, axis in enumerate(types.get(name) or ()):
+            if axis is None or axis.units is None:
+                continue
+            if id(axis) not in tallies:
+                ids, first, rows = np.unique(axis.units, return_index=True, return_counts=True)
+                held = ids > 0
+                tallies[id(axis)] = ids[held], rows[held].astype(np.int32)
+                fresh = order[ids[held]] == np.iinfo(np.int64).max
+                order[ids[held][fresh]] = (len(axes) << 32) + first[held][fresh]
+            ids, rows = tallies[id(axis)]
+            salt = mix.integers(1, 1 << 62, dtype=np.uint64) | np.uint64(1)
+            signature[ids] += salt * (rows.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(1))
+            axes.append((name, a, axis))
+    units = np.flatnonzero(signature).astype(np.int32)
+    units = units[np.argsort(order[units], kind="stable")]
+    _, first, kind = np.unique(signature[units], return_index=True, return_inverse=True)
+    rank = np.argsort(np.argsort(first))
+    by_kind = np.argsort(rank[kind], kind="stable")
+    bounds = np.cumsum(np.bincount(rank[kind], minlength=len(first)))[:-1] if len(units) else []
+    taken: dict[str, int] = {}
+    spans = _spans(axes, tallies, count)
+    for ids in np.split(units[by_kind], bounds) if len(units) else []:
+        members = tuple(spans(int(ids[0])))
+        widest = max(members, key=lambda m: (int(np.prod(graph.weights[m.tensor].shape)), -m.axis))
+        name = f"{widest.tensor}[{widest.axis}]"
+        taken[name] = taken.get(name, 0) + 1
+        yield Group(name if taken[name] == 1 else f"{name}/{taken[name]}", ids, members)
+
+
+def _spans(
+    axes: Sequence[tuple[str, int, Axis]], tallies: Mapping[int, tuple[Ids, Ids]], count: int
+) -> Any:
+    """Function from a unit to the weight axes that hold it."""
+    distinct: dict[int, list[tuple[str, int]]] = {}
+    for name, a, axis in axes:
+        distinct.setdefault(id(axis), []).append((name, a))
+    holders: dict[int, list[tuple[int, int]]] = {}
+    for key, (ids, rows) in tallies.items():
+        for unit, n in zip(ids.tolist(), rows.tolist(), strict=True):
+            holders.setdefault(unit, []).append((key, n))
+
+    def spans(unit: int) -> Iterator[Member]:
+        for key, rows in holders[unit]:
+            for name, a in distinct[key]:
+                yield Member(name, a, rows, weight=True)
+
+    return spans

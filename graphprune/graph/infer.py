@@ -1,0 +1,251 @@
+"""Shapes and shape arithmetic of a graph at given input sizes.
+
+One pass in graph order: what follows from sizes alone is evaluated with onnx's reference operators, everything
+else goes through onnx's own shape functions, one node at a time. Running it at two input sizes tells the sizes
+that are fixed from those that follow the input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx import defs, helper, shape_inference
+from onnx.reference import ReferenceEvaluator
+
+Shape = tuple[int, ...]
+UNKNOWN = -1
+MAX_KNOWN = 1 << 16
+MAX_SETTING = 8  # float operands such as the scales of a Resize
+_RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial", "Dropout"}
+
+
+class BadSizes(Exception):
+    """The graph cannot run at the probed input sizes."""
+
+
+@dataclass(slots=True)
+class Facts:
+    """What is known of each value at one set of input sizes.
+
+    Attributes:
+        shapes: Sizes per value, UNKNOWN where data decides, None where the rank is unknown.
+        dtypes: ONNX element type per value, 0 when unknown.
+        known: Contents that follow from sizes and integer constants.
+    """
+
+    shapes: dict[str, Shape | None] = field(default_factory=dict)
+    dtypes: dict[str, int] = field(default_factory=dict)
+    known: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict)
+
+
+def infer(model: ir.Model, sizes: Mapping[str, Shape]) -> Facts:
+    """Facts of the main graph with its inputs at ``sizes``.
+
+    Raises:
+        BadSizes: The operators' shape functions reject these sizes, or a size becomes zero or negative.
+    """
+    return _Pass(model, sizes).run()
+
+
+class _Pass:
+    """One forward pass; holds the caches that make it cheap."""
+
+    def __init__(self, model: ir.Model, sizes: Mapping[str, Shape]) -> None:
+        self.model = model
+        self.sizes = sizes
+        self.facts = Facts()
+        self.opsets = dict(model.graph.opset_imports)
+        self.imports = [helper.make_opsetid(d, v) for d, v in self.opsets.items()]
+        self.evaluators: dict[bytes, ReferenceEvaluator] = {}
+        self.settings: dict[str, np.ndarray[Any, Any]] = {}
+        self.types: dict[tuple[int, Shape | None], onnx.TypeProto] = {}
+
+    def run(self) -> Facts:
+        graph = self.model.graph
+        for name, value in graph.initializers.items():
+            self._stored(name, value.const_value, value)
+        for value in graph.inputs:
+            if value.name is not None and value.name not in graph.initializers:
+                self._put(value.name, int(value.dtype or 0), self.sizes.get(value.name))
+        for node in graph:
+            self._node(node)
+        return self.facts
+
+    def _put(self, name: str | None, dtype: int, shape: Shape | None) -> None:
+        if name:
+            self.facts.shapes[name] = shape
+            self.facts.dtypes[name] = dtype
+
+    def _know(self, name: str, array: np.ndarray[Any, Any]) -> None:
+        self.facts.known[name] = array
+        self._put(name, int(ir.DataType.from_numpy(array.dtype)), array.shape)
+
+    def _stored(self, name: str, tensor: ir.TensorProtocol | None, value: ir.Value) -> None:
+        """A constant of the file: integers and scalars are known, the rest are weights."""
+        if tensor is None:
+            self._put(name, int(value.dtype or 0), _static(value.shape))
+            return
+        shape = tuple(int(d) for d in tensor.shape)
+        self._put(name, int(tensor.dtype), shape)
+        size = int(np.prod(shape, dtype=np.int64))
+        index_like = tensor.dtype in (ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL)
+        if size <= (MAX_KNOWN if index_like else 1) and tensor.dtype != ir.DataType.STRING:
+            self.facts.known[name] = tensor.numpy()
+        elif size <= MAX_SETTING and tensor.dtype == ir.DataType.FLOAT:
+            self.settings[name] = tensor.numpy()
+
+    def _node(self, node: ir.Node) -> None:
+        op, standard = node.op_type, node.domain in ("", "ai.onnx")
+        if op == "Constant" and standard:
+            self._stored(node.outputs[0].name or "", constant_tensor(node), node.outputs[0])
+        elif op in ("Shape", "Size") and standard:
+            self._size(node)
+        elif standard and (op, node.domain) and self._evaluated(node):
+            return
+        else:
+            self._typed(node)
+
+    def _size(self, node: ir.Node) -> None:
+        name, out = node.inputs[0].name if node.inputs[0] else "", node.outputs[0].name or ""
+        shape = self.facts.shapes.get(name or "")
+        if shape is None or UNKNOWN in shape:
+            self._put(out, onnx.TensorProto.INT64, None if shape is None or node.op_type == "Size" else (len(shape),))
+            return
+        if node.op_type == "Size":
+            self._know(out, np.array(np.prod(shape, dtype=np.int64)))
+            return
+        start = node.attributes.get_int("start", 0)
+        end = node.attributes.get_int("end", len(shape))
+        self._know(out, np.array(shape[slice(start, end)], np.int64))
+
+    def _evaluated(self, node: ir.Node) -> bool:
+        """Evaluate a node whose inputs are all known; False when it has to be typed instead."""
+        names = [v.name or "" if v is not None else "" for v in node.inputs]
+        if node.op_type in _RANDOM or not all(n == "" or n in self.facts.known for n in names):
+            return False
+        if not any(names) and node.op_type != "Constant":
+            return False
+        if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()):
+            return False
+        if node.op_type in ("ConstantOfShape", "Expand", "Tile") and not self._small(node, names):
+            return False
+        proto = _canonical(node, names)
+        key = proto.SerializeToString(deterministic=True)
+        try:
+            runner = self.evaluators.get(key)
+            if runner is None:
+                opsets = {"": self.opsets.get("", 1)}
+                runner = self.evaluators[key] = ReferenceEvaluator(proto, opsets=opsets)
+            feed = {f"i{k}": self.facts.known[n] for k, n in enumerate(names) if n}
+            results = runner.run(None, feed)
+        except Exception:  # noqa: BLE001 - any operator may refuse; its shape function still types it
+            return False
+        for value, result in zip(node.outputs, results, strict=False):
+            if not isinstance(result, np.ndarray | np.generic) or np.size(result) > MAX_KNOWN:
+                return False
+            self._know(value.name or "", np.asarray(result))
+        return True
+
+    def _small(self, node: ir.Node, names: Sequence[str]) -> bool:
+        """Whether a broadcast stays small; float fills of rank ≥ 1 are weights, not sizes."""
+        target = self.facts.known[names[-1]]
+        if node.op_type == "ConstantOfShape":
+            fill = node.attributes.get_tensor("value", None)
+            floating = fill is None or fill.dtype.is_floating_point()
+            if floating and target.size:
+                return False
+        return bool(np.prod(np.maximum(target, 1), dtype=np.float64) <= MAX_KNOWN)
+
+    def _type(self, name: str) -> onnx.TypeProto | None:
+        dtype, shape = self.facts.dtypes.get(name, 0), self.facts.shapes.get(name)
+        if not dtype:
+            return None
+        key = (dtype, shape)
+        found = self.types.get(key)
+        if found is None:
+            dims = None if shape is None else [None if d == UNKNOWN else d for d in shape]
+            found = self.types[key] = helper.make_tensor_type_proto(dtype, dims)
+        return found
+
+    def _typed(self, node: ir.Node) -> None:
+        """Types of the outputs by the operator's shape function, else what the file says of them."""
+        found: Mapping[str, onnx.TypeProto] = {}
+        graphs = any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values())
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        if not graphs and defs.has(node.op_type, self.opsets.get(domain, 1), domain):
+            found = self._by_schema(node, domain)
+        for value in node.outputs:
+            name = value.name or ""
+            typed = found.get(name)
+            if typed is not None and typed.HasField("tensor_type"):
+                self._put(name, typed.tensor_type.elem_type, self._dims(typed))
+            else:
+                self._put(name, int(value.dtype or 0), None if graphs else self._declared(value))
+
+    def _by_schema(self, node: ir.Node, domain: str) -> Mapping[str, onnx.TypeProto]:
+        schema = defs.get_schema(node.op_type, self.opsets.get(domain, 1), domain)
+        names = [v.name or "" for v in node.inputs if v is not None]
+        types = {n: t for n in names if (t := self._type(n)) is not None}
+        if len(types) < len(set(names)):
+            return {}
+        data = {
+            n: onnx.numpy_helper.from_array(array, n)
+            for n in names[1:] or names
+            if (array := self.facts.known.get(n, self.settings.get(n))) is not None and array.dtype.kind in "iufb"
+        }
+        try:
+            return shape_inference.infer_node_outputs(
+                schema, _proto(node), types, data, opset_imports=self.imports, ir_version=self.model.ir_version
+            )
+        except (shape_inference.InferenceError, RuntimeError, ValueError) as error:
+            raise BadSizes(f"{node.op_type} {node.name or ''}: {str(error).splitlines()[0]}") from None
+
+    def _dims(self, typed: onnx.TypeProto) -> Shape | None:
+        tensor = typed.tensor_type
+        if not tensor.HasField("shape"):
+            return None
+        shape = tuple(d.dim_value if d.HasField("dim_value") else UNKNOWN for d in tensor.shape.dim)
+        if any(d < UNKNOWN for d in shape):
+            raise BadSizes("a size becomes negative")
+        return shape
+
+    def _declared(self, value: ir.Value) -> Shape | None:
+        """The file's own shape of a value; symbols count as unknown."""
+        if value.shape is None:
+            return None
+        return tuple(d if isinstance(d, int) else UNKNOWN for d in value.shape)
+
+
+def constant_tensor(node: ir.Node) -> ir.TensorProtocol:
+    """Content of a Constant node, whichever attribute holds it."""
+    for name, attr in node.attributes.items():
+        if name == "value":
+            return attr.as_tensor()
+        if name in ("value_float", "value_floats"):
+            return ir.tensor(np.array(attr.value, np.float32))
+        if name in ("value_int", "value_ints"):
+            return ir.tensor(np.array(attr.value, np.int64))
+    return ir.tensor(np.array([], np.float32))
+
+
+def _static(shape: ir.Shape | None) -> Shape | None:
+    return None if shape is None else tuple(d if isinstance(d, int) else UNKNOWN for d in shape)
+
+
+def _proto(node: ir.Node) -> onnx.NodeProto:
+    return ir.to_proto(node)
+
+
+def _canonical(node: ir.Node, names: Sequence[str]) -> onnx.NodeProto:
+    """The node with positional value names, so that equal applications share one evaluator."""
+    proto = _proto(node)
+    del proto.input[:], proto.output[:], proto.metadata_props[:]
+    proto.input.extend(f"i{k}" if n else "" for k, n in enumerate(names))
+    proto.output.extend(f"o{k}" for k in range(len(node.outputs)))
+    proto.name, proto.doc_string = "", ""
+    return proto

@@ -1,0 +1,292 @@
+"""ONNX files and models as neutral graphs, through onnx-ir (external data stays mapped)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from graphprune.errors import InputError
+from graphprune.graph.fuse import fuse_permutations
+from graphprune.graph.infer import Facts, Shape, constant_tensor
+from graphprune.graph.model import Array, Graph, Node, Value, Weight
+from graphprune.graph.probe import probe, real_inputs
+
+_SCOPE_KEYS = ("pkg.torch.onnx.name_scopes", "namespace")
+Source = str | Path | onnx.ModelProto | ir.Model
+
+
+def load(source: Source, *, input_shapes: Mapping[str, Shape] | None = None) -> Graph:
+    """Read a model into a neutral graph.
+
+    Args:
+        source: Path of an ONNX file, a ModelProto, or an ``onnx_ir.Model``. It is never changed.
+        input_shapes: Sizes to use for inputs with dynamic axes, by input name.
+
+    Returns:
+        The graph; ``graph.source`` is the ``onnx_ir.Model``.
+
+    Raises:
+        InputError: The file cannot be read, is not a valid model, or cannot run at any size tried.
+    """
+    model, name = read_model(source)
+    check_structure(model, name)
+    facts, sizes = probe(model, name, input_shapes)
+    return _build(model, name, facts, sizes)
+
+
+def read_model(source: Source) -> tuple[ir.Model, str]:
+    """The ``onnx_ir.Model`` behind any source, and a name for messages."""
+    if isinstance(source, ir.Model):
+        return source, source.graph.name or "model"
+    if isinstance(source, onnx.ModelProto):
+        return ir.from_proto(source), source.graph.name or "model"
+    path = Path(source)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        model = ir.load(path)
+    except Exception as error:  # noqa: BLE001 - protobuf, JSON and text parsers raise what they like
+        raise InputError(f"{path}: not a readable ONNX file ({_first_line(error)})") from None
+    if not len(model.graph.outputs):
+        raise InputError(f"{path}: not an ONNX model (no graph outputs)")
+    _check_external(model, path)
+    return model, str(path)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+
+
+def all_tensors(model: ir.Model) -> Iterator[tuple[str, ir.TensorProtocol]]:
+    """Every stored tensor of the model with a name for messages, subgraphs and functions included."""
+    for graph in (model.graph, *model.graph.subgraphs()):
+        for name, value in graph.initializers.items():
+            if value.const_value is not None:
+                yield name, value.const_value
+    for node in model.graph.all_nodes():
+        for attr in node.attributes.values():
+            if isinstance(attr, ir.Attr) and attr.type == ir.AttributeType.TENSOR:
+                yield node.name or node.op_type, attr.as_tensor()
+
+
+def _check_external(model: ir.Model, path: Path) -> None:
+    """External data must exist, be long enough and stay inside the model's folder."""
+    folder = path.resolve().parent
+    for name, tensor in all_tensors(model):
+        if not isinstance(tensor, ir.ExternalTensor):
+            continue
+        location = Path(tensor.location)
+        target = (folder / location).resolve()
+        if location.is_absolute() or not target.is_relative_to(folder):
+            raise InputError(f"{path}: tensor {name}: external data {location} leaves the model's folder; refused")
+        if not target.is_file():
+            raise InputError(f"{path}: tensor {name}: external data file {location} is missing")
+        end = int(tensor.offset or 0) + int(tensor.length or tensor.nbytes)
+        if target.stat().st_size < end:
+            raise InputError(f"{path}: tensor {name}: external data file {location} is shorter than {end} bytes")
+
+
+def check_structure(model: ir.Model, name: str) -> None:
+    """Refuse what no runtime would load: cycles, undefined values, duplicate outputs, zero-size weights."""
+    graph = model.graph
+    known = {v.name for v in graph.inputs} | set(graph.initializers)
+    for node in graph:
+        for value in node.inputs:
+            if value is not None and value.name and value.name not in known:
+                made = value.producer() is not None
+                cause = "comes later or forms a cycle" if made else "is produced by nothing"
+                raise InputError(f"{name}: node {node.name or node.op_type}: input {value.name} {cause}")
+        for value in node.outputs:
+            if value.name and value.name in known:
+                raise InputError(f"{name}: node {node.name or node.op_type}: output {value.name} is defined twice")
+            known.add(value.name)
+    for value in graph.outputs:
+        if value.name not in known:
+            raise InputError(f"{name}: graph output {value.name} is produced by nothing")
+
+
+def _build(model: ir.Model, name: str, facts: list[Facts], sizes: list[dict[str, Shape]]) -> Graph:
+    values = _values(facts)
+    outputs = tuple(v.name or "" for v in model.graph.outputs)
+    weights = {w.name: w for w in (*_stored_weights(model), *_fills(model, facts))}
+    known = {n: a for n, a in facts[0].known.items() if n not in weights}
+    fixed = {n: a for n, a in known.items() if _same(a, facts[-1].known.get(n))}
+    nodes = [n for n in _named_nodes(model) if n.outputs[0] not in weights]
+    nodes, weights = _clone_shared(nodes, weights, values)
+    return Graph(
+        name=name,
+        nodes=fuse_permutations(nodes, values, outputs),
+        values=values,
+        weights=weights,
+        constants=fixed,
+        varying={n: (a, facts[-1].known[n]) for n, a in known.items() if n not in fixed and n in facts[-1].known},
+        inputs=tuple(v.name or "" for v in real_inputs(model)),
+        outputs=outputs,
+        source=model,
+        input_shapes=tuple(sizes),
+    )
+
+
+def _same(a: Array, b: Array | None) -> bool:
+    return b is not None and a.shape == b.shape and bool(np.array_equal(a, b))
+
+
+def _values(facts: list[Facts]) -> dict[str, Value]:
+    """Sizes at the first probe; dynamic where the probes differ."""
+    first, second = facts[0], facts[-1]
+    out = {}
+    for name, shape in first.shapes.items():
+        other = second.shapes.get(name)
+        dtype = _dtype_name(first.dtypes.get(name, 0))
+        if shape is None or other is None or len(shape) != len(other):
+            out[name] = Value(name, None, (), dtype)
+        else:
+            dynamic = tuple(a != b or a < 0 for a, b in zip(shape, other, strict=True))
+            out[name] = Value(name, shape, dynamic, dtype)
+    return out
+
+
+def _dtype_name(code: int) -> str:
+    return ir.DataType(code).name.lower() if code else ""
+
+
+def _stored_weights(model: ir.Model) -> Iterator[Weight]:
+    """Initializers, Constant nodes and float fills."""
+    for name, value in model.graph.initializers.items():
+        if value.const_value is not None:
+            yield _weight(name, value.const_value, "initializer")
+    for node in model.graph:
+        if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
+            yield _weight(node.outputs[0].name or "", constant_tensor(node), "constant")
+
+
+def _fills(model: ir.Model, facts: list[Facts]) -> Iterator[Weight]:
+    """Float tensors that a ConstantOfShape node makes from a fixed shape."""
+    for node in model.graph:
+        name = node.outputs[0].name or ""
+        shape = facts[0].shapes.get(name)
+        if node.op_type != "ConstantOfShape" or node.domain not in ("", "ai.onnx") or name in facts[0].known:
+            continue
+        if not shape or shape != facts[-1].shapes.get(name) or node.inputs[0].name not in facts[0].known:
+            continue
+        attr = node.attributes.get("value")
+        fill = attr.as_tensor().numpy().ravel()[0] if attr is not None else np.float32(0)
+        dtype = _dtype_name(facts[0].dtypes[name])
+        yield Weight(name, name, shape, dtype, "fill", partial(np.full, shape, fill))
+
+
+def _weight(name: str, tensor: ir.TensorProtocol, origin: str) -> Weight:
+    shape = tuple(int(d) for d in tensor.shape)
+    return Weight(name, name, shape, _dtype_name(int(tensor.dtype)), origin, tensor.numpy)
+
+
+def _named_nodes(model: ir.Model) -> list[Node]:
+    """Neutral nodes with unique names; Constant nodes are weights, not nodes."""
+    opsets = dict(model.graph.opset_imports)
+    taken: Counter[str] = Counter()
+    out = []
+    for index, node in enumerate(model.graph):
+        if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
+            continue
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        name = node.name or f"{node.op_type}_{index}"
+        taken[name] += 1
+        if taken[name] > 1:
+            name = f"{name}#{taken[name]}"
+        node.meta["graphprune.name"] = name
+        out.append(
+            Node(
+                name=name,
+                op=node.op_type,
+                domain=domain,
+                version=opsets.get(domain, 1),
+                inputs=tuple(v.name or "" if v is not None else "" for v in node.inputs),
+                outputs=tuple(v.name or "" for v in node.outputs),
+                attrs={k: _attr(a) for k, a in node.attributes.items()},
+                scope=next((node.metadata_props[k] for k in _SCOPE_KEYS if k in node.metadata_props), ""),
+                captures=tuple(_captures(node)),
+            )
+        )
+    return out
+
+
+def _attr(attr: Any) -> Any:
+    if attr.type == ir.AttributeType.TENSOR:
+        return attr.as_tensor().numpy()
+    return attr.value
+
+
+def _captures(node: ir.Node) -> list[str]:
+    """Outer values that the node's subgraphs read."""
+    subgraphs = [a.as_graph() for a in node.attributes.values() if a.type == ir.AttributeType.GRAPH]
+    out: dict[str, None] = {}
+    for graph in subgraphs:
+        inner = {id(v) for v in (*graph.inputs, *graph.initializers.values())}
+        nodes = list(graph.all_nodes())
+        inner |= {id(v) for n in nodes for v in n.outputs}
+        for sub in graph.subgraphs():
+            inner |= {id(v) for v in (*sub.inputs, *sub.initializers.values())}
+        read = [v for n in nodes for v in n.inputs if v is not None] + list(graph.outputs)
+        out.update({v.name: None for v in read if id(v) not in inner and v.name})
+    return list(out)
+
+
+def _clone_shared(
+    nodes: list[Node], weights: dict[str, Weight], values: dict[str, Value]
+) -> tuple[list[Node], dict[str, Weight]]:
+    """Give every use of a shared small constant its own name, so that it couples no strangers.
+
+    Exporters de-duplicate equal vectors: one zero bias feeds many layers. Tensors of two or more dimensions
+    stay shared (tied weights) unless all their elements are equal.
+    """
+    alias = _aliases(nodes, weights)
+    uses = Counter(alias.get(i, i) for n in nodes for i in n.inputs)
+    uses.update(alias.get(i, i) for n in nodes for i in n.captures)
+    shared = {w for w, count in uses.items() if count > 1 and w in weights and _cloneable(weights[w])}
+    if not shared:
+        return nodes, weights
+    out = []
+    for node in nodes:
+        inputs = list(node.inputs)
+        for slot, name in enumerate(inputs):
+            real = alias.get(name, name)
+            if real not in shared or node.outputs[0] in alias:
+                continue
+            weight = weights[real]
+            use = f"{real}@{node.name}:{slot}"
+            weights[use] = Weight(use, weight.source, weight.shape, weight.dtype, weight.origin, weight.read)
+            values[use] = Value(use, weight.shape, (False,) * len(weight.shape), weight.dtype)
+            inputs[slot] = use
+        changed = tuple(inputs) != node.inputs
+        out.append(
+            Node(**{f: getattr(node, f) for f in Node.__slots__} | {"inputs": tuple(inputs)}) if changed else node
+        )
+    return out, weights
+
+
+def _aliases(nodes: list[Node], weights: Mapping[str, Weight]) -> dict[str, str]:
+    """Identity outputs of stored tensors, with the tensor they stand for."""
+    out: dict[str, str] = {}
+    for node in nodes:
+        if node.op == "Identity" and not node.domain:
+            real = out.get(node.inputs[0], node.inputs[0])
+            if real in weights:
+                out[node.outputs[0]] = real
+    return out
+
+
+def _cloneable(weight: Weight) -> bool:
+    if not weight.dtype.startswith(("float", "bfloat", "double")) or len(weight.shape) == 0:
+        return False
+    if len(weight.shape) == 1:
+        return True
+    array = weight.read()
+    return bool(array.size) and bool((array == array.flat[0]).all())

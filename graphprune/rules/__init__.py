@@ -1,0 +1,20 @@
+"""Rules: what each operator says about its axes. Importing this package fills the registry."""
+
+from graphprune.rules import concat_slice, conv, gather, matmul, norm, pointwise, recurrent, reduce, reshape
+from graphprune.rules.registry import Rule, all_rules, find, rule
+
+__all__ = [
+    "Rule",
+    "all_rules",
+    "concat_slice",
+    "conv",
+    "find",
+    "gather",
+    "matmul",
+    "norm",
+    "pointwise",
+    "recurrent",
+    "reduce",
+    "reshape",
+    "rule",
+]

@@ -1,0 +1,52 @@
+"""Operators that work element by element, with broadcasting."""
+
+from __future__ import annotations
+
+from graphprune.rules.context import Relate
+from graphprune.rules.kinds import first_input_pointwise, parameters, pointwise
+from graphprune.rules.registry import rule
+
+UNARY = """Abs Acos Acosh Asin Asinh Atan Atanh BitwiseNot Ceil Celu Cos Cosh Elu Erf Exp Floor Gelu HardSigmoid
+HardSwish Identity IsInf IsNaN LeakyRelu Log Mish Neg Not Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh
+Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu com.microsoft.Gelu com.microsoft.QuickGelu""".split()
+
+BROADCAST = """Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqual Less LessOrEqual Max
+Mean Min Mod Mul Or Pow Sub Sum Where Xor""".split()
+
+rule(*UNARY, kind="POINTWISE")(pointwise)
+rule(*BROADCAST, kind="POINTWISE")(pointwise)
+rule("Cast", "Clip", "Dropout", kind="POINTWISE")(first_input_pointwise)
+
+
+@rule("CastLike", kind="POINTWISE")
+def cast_like(r: Relate) -> None:
+    """The second input only gives its type."""
+    r.out(r.axes(0))
+
+
+@rule("PRelu", kind="PARAM")
+def prelu(r: Relate) -> None:
+    """The slope broadcasts to the data, never the other way round."""
+    axes = r.axes(0)
+    rank = r.rank(1)
+    for a in range(1, rank + 1):
+        if r.shape(1)[-a] != 1:
+            r.tie(1, -a, axes[-a])
+    r.out(axes)
+
+
+@rule("QuantizeLinear", "DequantizeLinear", kind="PARAM")
+def quantize(r: Relate) -> None:
+    """Per tensor, or one scale and zero point per position of ``axis``; blocks along an axis freeze it."""
+    axes = r.axes(0)
+    axis = int(r.attr("axis", 1))
+    if r.attr("block_size", 0):
+        r.freeze(0, axis, "its values are quantised in blocks")
+        for slot in (1, 2):
+            if r.has(slot):
+                for a in range(r.rank(slot)):
+                    if a != axis % r.rank(0):
+                        r.tie(slot, a, axes[a])
+    elif r.rank(1) == 1 and r.rank(0) > 0:
+        parameters(r, (1, 2), axes[axis])
+    r.out(axes)

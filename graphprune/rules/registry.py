@@ -1,0 +1,58 @@
+"""The table of rules, one per operator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from graphprune.graph.model import Node
+from graphprune.rules.context import Relate
+from graphprune.rules.edit import Edit
+
+Relation = Callable[[Relate], None]
+Editor = Callable[[Edit], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """How one operator couples its axes.
+
+    Attributes:
+        op: Operator type, with its domain when it is not the standard one.
+        kind: Which of the rule kinds it is, see docs/how-it-works.md.
+        relate: States what must hold between the axes of a node.
+        edit: Changes attributes and shape operands after a removal, None when nothing needs to.
+        level: What removal promises: "exact" against the zero-masked original, or "restricted" statistics.
+    """
+
+    op: str
+    kind: str
+    relate: Relation
+    edit: Editor | None = None
+    level: str = "exact"
+
+
+_RULES: dict[str, Rule] = {}
+
+
+def rule(
+    *ops: str, kind: str, edit: Editor | None = None, level: str = "exact"
+) -> Callable[[Relation], Relation]:
+    """Register a relation for operators, e.g. ``@rule("Conv", kind="GROUPED", edit=conv_groups)``."""
+
+    def register(relate: Relation) -> Relation:
+        for op in ops:
+            _RULES[op] = Rule(op, kind, relate, edit, level)
+        return relate
+
+    return register
+
+
+def find(node: Node) -> Rule | None:
+    """The rule of a node's operator, if there is one."""
+    return _RULES.get(node.key)
+
+
+def all_rules() -> Iterator[Rule]:
+    """Every registered rule, by operator name."""
+    return iter(sorted(_RULES.values(), key=lambda r: r.op))

@@ -1,0 +1,181 @@
+"""Operators that lay the same elements out in other axes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from graphprune.algebra import Axis
+from graphprune.graph.fuse import PERMUTE
+from graphprune.graph.model import Value
+from graphprune.rules.context import Relate
+from graphprune.rules.edit import Edit, new_positions
+from graphprune.rules.registry import rule
+
+Sizes = tuple[tuple[int, bool], ...]
+
+
+def reshaped(r: Relate, axes: Sequence[Axis], start: Value, end: Value) -> list[Axis]:
+    """Labels after a reshape: input and output axes are matched in groups of equal products, left to right."""
+    assert start.shape is not None
+    assert end.shape is not None
+    flat = [
+        factor
+        for a, d in zip(axes, start.dynamic, strict=True)
+        for factor in (a.parts or [(a, d)])
+    ]
+    old = [(a.n, d, a) for a, d in flat if a.n != 1 or d]
+    new = [(i, n, d) for i, (n, d) in enumerate(zip(end.shape, end.dynamic, strict=True)) if n != 1 or d]
+    out = [r.frozen(max(n, 0), "an axis of one position") for n in end.shape]
+    for left, right in _matched([(n, d) for n, d, _ in old], [(n, d) for _, n, d in new]):
+        mine = [old[i][2] for i in left]
+        theirs = [new[j] for j in right]
+        if len(mine) == 1 and len(theirs) == 1:
+            out[theirs[0][0]] = mine[0]
+            continue
+        if any(old[i][1] for i in left) or any(d for _, _, d in theirs):
+            if len(theirs) == 1:
+                out[theirs[0][0]] = r.product([(old[i][2], old[i][1]) for i in left])
+                continue
+            _freeze_dynamic(r, mine)
+            continue
+        sizes = [n for _, n, _ in theirs]
+        merged = r.merge(*mine)
+        if merged.frozen or merged.n != int(np.prod(sizes, dtype=np.int64)):
+            _freeze_dynamic(r, mine)
+            continue
+        for (j, _, _), axis in zip(theirs, r.split(merged, *sizes), strict=True):
+            out[j] = axis
+    return out
+
+
+def _freeze_dynamic(r: Relate, axes: Sequence[Axis]) -> None:
+    for axis in axes:
+        if not axis.frozen:
+            r.store.freeze(axis, r.why("it is reshaped together with an axis whose size changes"))
+
+
+def _matched(old: Sequence[tuple[int, bool]], new: Sequence[tuple[int, bool]]) -> list[tuple[range, range]]:
+    """Minimal runs of old and new sizes with equal products.
+
+    A dynamic size only equals the same dynamic size; a run that starts with one side dynamic takes in
+    everything up to the next position where plain sizes agree from the right.
+    """
+    groups: list[tuple[range, range]] = []
+    i = j = 0
+    while i < len(old) and j < len(new):
+        i0, j0 = i, j
+        if old[i] == new[j]:
+            i, j = i + 1, j + 1
+        else:
+            i, j = _run(old, new, i, j)
+        groups.append((range(i0, i), range(j0, j)))
+    if groups and (i < len(old) or j < len(new)):
+        (left, right) = groups.pop()
+        groups.append((range(left.start, len(old)), range(right.start, len(new))))
+    return groups
+
+
+def _run(old: Sequence[tuple[int, bool]], new: Sequence[tuple[int, bool]], i: int, j: int) -> tuple[int, int]:
+    """Ends of the shortest run from (i, j) whose products agree and whose dynamic flags agree."""
+    left, right = old[i][0], new[j][0]
+    moving_left, moving_right = old[i][1], new[j][1]
+    i, j = i + 1, j + 1
+    while left != right or moving_left != moving_right:
+        if (left < right and i < len(old)) or (j == len(new) and i < len(old)):
+            left, moving_left, i = left * old[i][0], moving_left or old[i][1], i + 1
+        elif j < len(new):
+            right, moving_right, j = right * new[j][0], moving_right or new[j][1], j + 1
+        else:
+            break
+    return i, j
+
+
+def sizes_const(e: Edit, slot: int) -> None:
+    """Set a shape operand to the new sizes; dynamic entries keep what the graph computes for them."""
+    sizes = e.out_sizes()
+    if any(e.kept_out(a) is not None for a in range(len(sizes))):
+        dynamic = e.out_dynamic()
+        e.change.consts[slot] = np.array([-1 if d else n for n, d in zip(sizes, dynamic, strict=True)], np.int64)
+
+
+def reshape_target(e: Edit) -> None:
+    """The target names the new sizes; attribute before opset 5."""
+    sizes_const(e, 1)
+    if not e.has(1) and 1 in e.change.consts:
+        e.change.attrs["shape"] = [int(v) for v in e.change.consts.pop(1)]
+
+
+@rule("Reshape", kind="REINDEX", edit=reshape_target)
+def reshape(r: Relate) -> None:
+    """The same elements in C order."""
+    r.out(reshaped(r, r.axes(0), r.value(0), r.output()))
+
+
+@rule("Flatten", kind="REINDEX")
+def flatten(r: Relate) -> None:
+    """Two axes: everything before ``axis`` and everything from it on."""
+    r.out(reshaped(r, r.axes(0), r.value(0), r.output()))
+
+
+@rule("Squeeze", "Unsqueeze", kind="REINDEX")
+def squeeze(r: Relate) -> None:
+    """Axes of one position come or go."""
+    r.out(reshaped(r, r.axes(0), r.value(0), r.output()))
+
+
+@rule("Transpose", kind="REINDEX")
+def transpose(r: Relate) -> None:
+    """Axes in another order."""
+    rank = r.rank(0)
+    r.out([r.axis(0, int(p)) for p in r.attr("perm") or range(rank)[::-1]])
+
+
+def permute_gather(e: Edit) -> None:
+    """A permutation of what is kept is no longer a shuffle of equal blocks: read it through an index."""
+    axis, perm = int(e.attr("axis")), e.attr("perm")
+    kept, source = e.kept_out(axis), e.kept(0, axis)
+    if kept is not None and source is not None:
+        e.change.op = ("Gather", (0,))
+        e.change.attrs["axis"] = axis
+        e.change.consts[1] = new_positions(source, len(perm))[perm[kept]]
+
+
+@rule(f"graphprune.{PERMUTE}", kind="REINDEX", edit=permute_gather)
+def axis_permute(r: Relate) -> None:
+    """Output position p of the axis reads input position perm[p]."""
+    axes = r.axes(0)
+    axis = int(r.attr("axis"))
+    axes[axis] = r.index(axes[axis], r.attr("perm"))
+    r.out(axes)
+
+
+@rule("DepthToSpace", kind="REINDEX")
+def depth_to_space(r: Relate) -> None:
+    """Channels are (block, block, C) in DCR mode and (C, block, block) in CRD mode; whole C leave."""
+    b = int(r.attr("blocksize"))
+    axes = r.axes(0)
+    keep = axes[1].n // (b * b)
+    crd = r.attr("mode", "DCR") in ("CRD", b"CRD")
+    parts = r.split(axes[1], keep, b, b) if crd else r.split(axes[1], b, b, keep)
+    channel = parts[0] if crd else parts[2]
+    for block in parts[1:] if crd else parts[:2]:
+        r.store.freeze(block, r.why("sub-pixel positions cannot leave"))
+    for a in (2, 3):
+        r.freeze(0, a, "sub-pixel positions are interleaved with it")
+    out = r.output().shape
+    assert out is not None
+    r.out([axes[0], channel, *(r.frozen(n, "sub-pixel positions are interleaved with it") for n in out[2:])])
+
+
+@rule("SpaceToDepth", kind="REINDEX")
+def space_to_depth(r: Relate) -> None:
+    """Channels become (block, block, C)."""
+    b = int(r.attr("blocksize"))
+    block = r.frozen(b, "sub-pixel positions cannot leave")
+    for a in (2, 3):
+        r.freeze(0, a, "it is cut into blocks")
+    out = r.output().shape
+    assert out is not None
+    r.out([r.axis(0, 0), r.merge(block, block, r.axis(0, 1)), *(r.frozen(n, "cut into blocks") for n in out[2:])])
