@@ -73,7 +73,8 @@ class Branches(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the block."""
-        joined = torch.cat([self.point(x), self.depthwise(functional.relu(self.reduce(x))), self.full(x)], dim=1)
+        reduced = functional.relu(self.reduce(x))
+        joined = torch.cat([self.point(x), self.depthwise(reduced), self.full(x)], dim=1)
         return functional.relu(self.norm(joined))
 
 
@@ -199,7 +200,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=DEBIAN_DIR, help="folder of the four IDX files")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder to write to")
     parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1, help="more help only while the cores are free")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)

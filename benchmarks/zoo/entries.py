@@ -129,5 +129,5 @@ def calibrate(norm: nn.Module, arguments: tuple[Tensor, ...]) -> None:
     axes = [axis for axis in range(arguments[0].dim()) if axis != 1]
     variance, mean = torch.var_mean(arguments[0], axes)
     variance.clamp_(min=max(0.1 * float(variance.mean()), 1e-3))
-    norm.running_mean.copy_(mean + 0.1 * variance.sqrt() * torch.randn_like(mean))
-    norm.running_var.copy_(variance * torch.empty_like(variance).uniform_(0.5, 1.5))
+    norm.get_buffer("running_mean").copy_(mean + 0.1 * variance.sqrt() * torch.randn_like(mean))
+    norm.get_buffer("running_var").copy_(variance * torch.empty_like(variance).uniform_(0.5, 1.5))

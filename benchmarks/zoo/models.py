@@ -73,9 +73,14 @@ def transformer(
     return Entry(build, inputs, outputs)
 
 
-SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-LABELS = {"num_labels": 10}
-WIDTH = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
+SPECIAL: dict[str, Any] = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+LABELS: dict[str, Any] = {"num_labels": 10}
+WIDTH: dict[str, Any] = {
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 128,
+}
 
 
 def encoder(kind: str, **config: Any) -> Entry:
@@ -101,8 +106,8 @@ def tower(kind: str, **vision_config: Any) -> Entry:
     return classifier(kind, vision_config=settings)
 
 
-GROUPED = {"num_key_value_heads": 2}
-VIT = {**WIDTH, "image_size": 224, "patch_size": 32}
+GROUPED: dict[str, Any] = {"num_key_value_heads": 2}
+VIT: dict[str, Any] = {**WIDTH, "image_size": 224, "patch_size": 32}
 
 TORCHVISION: dict[str, Entry] = {
     **{

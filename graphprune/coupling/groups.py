@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from graphprune import rules
 from graphprune.algebra import Axis, Reason
 from graphprune.algebra.axis import Ids
 from graphprune.coupling.propagate import propagate
-from graphprune.graph.model import Graph
+from graphprune.graph.model import Graph, Node
 from graphprune.rules.context import Site, State
-from graphprune.rules.edit import Kept
+from graphprune.rules.edit import Change, Edit, Kept
 
 if TYPE_CHECKING:
     import networkx
@@ -104,10 +105,32 @@ class Cut:
             self._memo[key] = np.flatnonzero(~gone) if gone.any() else None
         return self._memo[key]
 
+    def moved(self, tensor: str, axis: int) -> bool:
+        """Whether a dynamic axis is a product in which something is removed."""
+        axes = self.deps.types.get(tensor)
+        found = axes[axis] if axes is not None and axis < len(axes) else None
+        store = self.deps.state.store
+        return found is not None and any(
+            units is not None and bool(self.removed[units].any())
+            for part, _ in found.parts
+            for units in [store.resolve(part).units]
+        )
+
     def touched(self, tensor: str) -> bool:
         """Whether any axis of a tensor loses positions."""
         axes = self.deps.types.get(tensor) or ()
-        return any(self.kept(tensor, a) is not None for a in range(len(axes)))
+        return any(self.kept(tensor, a) is not None or self.moved(tensor, a) for a in range(len(axes)))
+
+    def edit(self, node: Node) -> Change | None:
+        """What the node's rule changes in it, None when nothing."""
+        found = rules.find(node)
+        if found is None or found.edit is None:
+            return None
+        if not any(self.touched(name) for name in (*node.inputs, *node.outputs) if name):
+            return None
+        edit = Edit(self.deps.source, node, self.kept, self.moved)
+        found.edit(edit)
+        return edit.change
 
 
 @dataclass(frozen=True)

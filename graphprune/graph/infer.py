@@ -157,8 +157,10 @@ class _Pass:
         if node.op_type == "ConstantOfShape":
             fill = node.attributes.get_tensor("value", None)
             floating = fill is None or fill.dtype.is_floating_point()
-            if floating and target.size:
-                return False
+        else:
+            floating = self.facts.known[names[0]].dtype.kind not in "iub"
+        if floating and target.size:
+            return False
         return bool(np.prod(np.maximum(target, 1), dtype=np.float64) <= MAX_KNOWN)
 
     def _type(self, name: str) -> onnx.TypeProto | None:

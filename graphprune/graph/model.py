@@ -20,6 +20,7 @@ class Value:
         name: Its name, unique in the graph.
         shape: Sizes at the first probe; None when the rank is unknown.
         dynamic: Per axis, True when the size changes with the input sizes or is unknown.
+        other: Sizes at the second probe (equal to ``shape`` where nothing is dynamic).
         dtype: Numpy-style name of the element type, "" when unknown.
     """
 
@@ -27,6 +28,7 @@ class Value:
     shape: tuple[int, ...] | None
     dynamic: tuple[bool, ...] = ()
     dtype: str = ""
+    other: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,8 +119,8 @@ def _build(model: ir.Model, name: str, facts: list[Facts], sizes: list[dict[str,
     weights = {w.name: w for w in (*_stored_weights(model), *_fills(model, facts))}
     known = {n: a for n, a in facts[0].known.items() if n not in weights}
     fixed = {n: a for n, a in known.items() if _same(a, facts[-1].known.get(n))}
-    nodes = [n for n in _named_nodes(model) if n.outputs[0] not in weights]
-    nodes, weights = _clone_shared(nodes, weights, values)
+    nodes = [n for n in _named_nodes(model) if not n.outputs or n.outputs[0] not in weights]
+    nodes, weights = _clone_shared(nodes, weights, values, outputs)
     return Graph(
         name=name,
         nodes=fuse_permutations(nodes, values, outputs),
@@ -150,7 +150,7 @@ def _values(facts: list[Facts]) -> dict[str, Value]:
             out[name] = Value(name, None, (), dtype)
         else:
             dynamic = tuple(a != b or a < 0 for a, b in zip(shape, other, strict=True))
-            out[name] = Value(name, shape, dynamic, dtype)
+            out[name] = Value(name, shape, dynamic, dtype, other)
     return out
 
 
@@ -188,34 +188,33 @@ def _weight(name: str, tensor: ir.TensorProtocol, origin: str) -> Weight:
     return Weight(name, name, shape, _dtype_name(int(tensor.dtype)), origin, tensor.numpy)
 
 
-def _named_nodes(model: ir.Model) -> list[Node]:
-    """Neutral nodes with unique names; Constant nodes are weights, not nodes."""
-    opsets = dict(model.graph.opset_imports)
+def source_nodes(model: ir.Model) -> Iterator[tuple[str, ir.Node]]:
+    """Nodes of the main graph with the unique names the neutral graph uses for them."""
     taken: Counter[str] = Counter()
-    out = []
     for index, node in enumerate(model.graph):
+        name = node.name or f"{node.op_type}_{index}"
+        taken[name] += 1
+        yield name if taken[name] == 1 else f"{name}#{taken[name]}", node
+
+
+def _named_nodes(model: ir.Model) -> Iterator[Node]:
+    """Neutral nodes; Constant nodes are weights, not nodes."""
+    opsets = dict(model.graph.opset_imports)
+    for name, node in source_nodes(model):
         if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
             continue
         domain = "" if node.domain == "ai.onnx" else node.domain
-        name = node.name or f"{node.op_type}_{index}"
-        taken[name] += 1
-        if taken[name] > 1:
-            name = f"{name}#{taken[name]}"
-        node.meta["graphprune.name"] = name
-        out.append(
-            Node(
-                name=name,
-                op=node.op_type,
-                domain=domain,
-                version=opsets.get(domain, 1),
-                inputs=tuple(v.name or "" if v is not None else "" for v in node.inputs),
-                outputs=tuple(v.name or "" for v in node.outputs),
-                attrs={k: _attr(a) for k, a in node.attributes.items()},
-                scope=next((node.metadata_props[k] for k in _SCOPE_KEYS if k in node.metadata_props), ""),
-                captures=tuple(_captures(node)),
-            )
+        yield Node(
+            name=name,
+            op=node.op_type,
+            domain=domain,
+            version=opsets.get(domain, 1),
+            inputs=tuple(v.name or "" if v is not None else "" for v in node.inputs),
+            outputs=tuple(v.name or "" for v in node.outputs),
+            attrs={k: _attr(a) for k, a in node.attributes.items()},
+            scope=next((node.metadata_props[k] for k in _SCOPE_KEYS if k in node.metadata_props), ""),
+            captures=tuple(_captures(node)),
         )
-    return out
 
 
 def _attr(attr: Any) -> Any:
@@ -240,7 +239,7 @@ def _captures(node: ir.Node) -> list[str]:
 
 
 def _clone_shared(
-    nodes: list[Node], weights: dict[str, Weight], values: dict[str, Value]
+    nodes: list[Node], weights: dict[str, Weight], values: dict[str, Value], outputs: tuple[str, ...]
 ) -> tuple[list[Node], dict[str, Weight]]:
     """Give every use of a shared small constant its own name, so that it couples no strangers.
 
@@ -254,7 +253,10 @@ def _clone_shared(
     if not shared:
         return nodes, weights
     out = []
+    read_inside = {name for n in nodes for name in n.captures} | set(outputs)
     for node in nodes:
+        if alias.get(node.outputs[0]) in shared and node.outputs[0] not in read_inside:
+            continue  # every reader gets its own copy of what this Identity passes on
         inputs = list(node.inputs)
         for slot, name in enumerate(inputs):
             real = alias.get(name, name)
@@ -263,7 +265,7 @@ def _clone_shared(
             weight = weights[real]
             use = f"{real}@{node.name}:{slot}"
             weights[use] = Weight(use, weight.source, weight.shape, weight.dtype, weight.origin, weight.read)
-            values[use] = Value(use, weight.shape, (False,) * len(weight.shape), weight.dtype)
+            values[use] = values[weight.name]
             inputs[slot] = use
         changed = tuple(inputs) != node.inputs
         out.append(

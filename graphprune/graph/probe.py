@@ -61,7 +61,7 @@ def _checked(model: ir.Model, name: str, given: Mapping[str, Shape]) -> dict[str
         declared = inputs[key].shape
         if declared is not None:
             fits = len(declared) == len(shape) and all(
-                not isinstance(d, int) or d == s for d, s in zip(declared, shape, strict=True)
+                not isinstance(d, int) or d <= 0 or d == s for d, s in zip(declared, shape, strict=True)
             )
             if not fits:
                 raise InputError(f"{name}: --input-shape {key}:{shape} does not fit the input's shape {declared}")
@@ -79,7 +79,7 @@ def _candidates(
 ) -> Iterator[tuple[dict[str, Shape], dict[str, Shape]]]:
     """Input sizes to try, each as a pair of probes; distinct symbols first get distinct sizes."""
     inputs = real_inputs(model)
-    if all(v.shape is not None and all(isinstance(d, int) for d in v.shape) for v in inputs):
+    if all(v.shape is not None and all(isinstance(d, int) and d > 0 for d in v.shape) for v in inputs):
         sizes = {v.name or "": _sizes(v, {}, 0, given) for v in inputs}
         yield sizes, sizes
         return
@@ -121,9 +121,9 @@ def _assign(inputs: list[ir.Value], attempt: int, spread: int) -> dict[str, tupl
 def _symbol(value: ir.Value, axis: int) -> str | None:
     """Name of a dynamic axis, None for a fixed one; nameless batch axes share one symbol."""
     dim = value.shape[axis] if value.shape is not None else None
-    if isinstance(dim, int):
+    if isinstance(dim, int) and dim > 0:
         return None
-    text = str(dim.value or "") if dim is not None else ""
+    text = str(dim.value or "") if isinstance(dim, ir.SymbolicDim) else ""
     if any(c.isalnum() for c in text):
         return text
     return "batch?" if axis == 0 else f"{value.name}?{axis}"

@@ -250,16 +250,21 @@ def tile_repeats(e: Edit) -> None:
 
 @rule("Tile", kind="EXPAND", edit=tile_repeats)
 def tile(r: Relate) -> None:
-    """Whole copies one after the other."""
-    repeats = r.ints(1)
+    """Whole copies one after the other; a number of copies that follows the input is a dynamic factor."""
     axes = r.axes(0)
-    out = r.output().shape
-    assert out is not None
+    out = r.output()
+    assert out.shape is not None
+    repeats = r.const(1)
+    counts = (repeats, repeats) if repeats is not None else r.graph.varying.get(r.node.inputs[1])
     for a in range(len(axes)):
-        times = out[a] // max(axes[a].n, 1) if repeats is None else repeats[a]
-        if repeats is None:
-            r.freeze(0, a, "it is repeated a number of times that is not fixed")
-            axes[a] = r.frozen(out[a], "it is repeated a number of times that is not fixed")
+        if counts is None:
+            r.freeze(0, a, "it is repeated a number of times that depends on data")
+            axes[a] = r.frozen(out.shape[a], "it is repeated a number of times that depends on data")
+            continue
+        times, other = int(counts[0].ravel()[a]), int(counts[1].ravel()[a])
+        if times != other:
+            copies = r.frozen(times, "copies that follow the input size")
+            axes[a] = r.product([(copies, True), (axes[a], r.value(0).dynamic[a])])
         elif times > 1:
             axes[a] = r.fresh(times) if axes[a].n == 1 else r.merge(r.frozen(times, "copies"), axes[a])
     r.out(axes)
@@ -289,7 +294,35 @@ def resize(r: Relate) -> None:
     r.out(axes)
 
 
-rule(
-    "Shape", "Size", "Range", "ConstantOfShape", "EyeLike", "RandomNormal", "RandomUniform", "Constant",
-    kind="SIZES",
-)(no_labels)
+def fill_shape(e: Edit) -> None:
+    """The shape operand names the new sizes."""
+    sizes_const(e, 0)
+
+
+@rule("ConstantOfShape", kind="EXPAND", edit=fill_shape)
+def constant_of_shape(r: Relate) -> None:
+    """A fill is as wide as its shape operand says: fixed axes are free."""
+    out = r.output()
+    assert out.shape is not None
+    r.out([r.frozen(n, "its size changes") if d else r.fresh(n) for n, d in zip(out.shape, out.dynamic, strict=True)])
+
+
+def shape_entries(e: Edit) -> None:
+    """What the model computes from its sizes stays what it was: entries of cut axes keep the original size."""
+    rank = len(e.in_shape(0))
+    entries = range(rank)[slice(int(e.attr("start", 0)), int(e.attr("end", rank)))]
+    for position, a in enumerate(entries):
+        if e.kept(0, a) is not None:
+            e.change.fixed[position] = e.in_shape(0)[a]
+
+
+rule("Shape", kind="SIZES", edit=shape_entries)(no_labels)
+rule("Range", "EyeLike", "RandomNormal", "RandomUniform", kind="SIZES")(no_labels)
+
+
+@rule("Size", kind="SIZES")
+def size(r: Relate) -> None:
+    """The number of elements enters the computation: where it is not a constant, nothing may leave."""
+    if r.node.outputs[0] not in r.graph.constants:
+        r.freeze_all(0, "its number of elements is computed")
+    r.out_frozen(0, "computed from sizes")

@@ -14,31 +14,54 @@ from graphprune.graph.model import Array, Graph, Node
 Kept = NDArray[np.int64]
 
 
+COMPUTED = -2
+
+
 @dataclass(slots=True)
 class Change:
     """Edits of one node, in the terms of any file format.
 
     Attributes:
         attrs: Attributes to set; None removes one.
-        consts: New constant for an input slot.
+        consts: New constant for an input slot; entries COMPUTED keep what the graph computes there.
+        fixed: Entries of a 1-D integer output that stay what they were, by position.
         gathers: (slot, axis, indices): read an input through a Gather first.
         op: The node becomes this operator (domain, type, inputs by slot of the old node).
     """
 
     attrs: dict[str, Any] = field(default_factory=dict)
     consts: dict[int, Array] = field(default_factory=dict)
+    fixed: dict[int, int] = field(default_factory=dict)
     gathers: list[tuple[int, int, Kept]] = field(default_factory=list)
     op: tuple[str, tuple[int, ...]] | None = None
 
 
 class Edit:
-    """The rewriting side of a rule for one node: kept positions in, a :class:`Change` out."""
+    """The rewriting side of a rule for one node: kept positions in, a :class:`Change` out.
 
-    def __init__(self, graph: Graph, node: Node, kept: Callable[[str, int], Kept | None]) -> None:
+    Args:
+        graph: The neutral graph.
+        node: The node.
+        kept: Kept positions of a tensor's axis, None when nothing is removed.
+        moved: Whether a dynamic axis is a product in which something is removed.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        node: Node,
+        kept: Callable[[str, int], Kept | None],
+        moved: Callable[[str, int], bool],
+    ) -> None:
         self.graph = graph
         self.node = node
         self._kept = kept
+        self._moved = moved
         self.change = Change()
+
+    def moved_out(self, axis: int, slot: int = 0) -> bool:
+        """Whether a dynamic output axis changes its length relation to the input size."""
+        return self._moved(self.node.outputs[slot], axis)
 
     def kept(self, slot: int, axis: int) -> Kept | None:
         """Kept positions of an input axis, ascending; None when nothing is removed."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from graphprune.algebra import Axis
-from graphprune.graph.model import Array, Value
+from graphprune.graph.model import Graph, Node, Value
 from graphprune.rules.context import Relate
 from graphprune.rules.edit import Edit, new_positions
 from graphprune.rules.kinds import opaque
@@ -19,8 +19,8 @@ def gather_indices(e: Edit) -> None:
     index = e.const(1)
     source = e.kept(0, axis)
     if index is None:
-        if _identity(e.graph.varying.get(e.node.inputs[1])):
-            sizes_const(e, 1)
+        if _identity(e.graph, e.node, axis):
+            sizes_const(e, 1, infer=True)
             if 1 in e.change.consts:
                 e.change.op = ("Reshape", (0,))
                 e.change.attrs["axis"] = None
@@ -43,7 +43,7 @@ def gather(r: Relate) -> None:
     axis = int(r.attr("axis", 0)) % r.rank(0)
     index = r.const(1)
     axes = r.axes(0)
-    if index is None and _identity(r.graph.varying.get(r.node.inputs[1])):
+    if index is None and _identity(r.graph, r.node, axis):
         index_value = r.value(1)
         shape, dynamic = r.shape(0), r.value(0).dynamic
         start = Value("", shape, dynamic)
@@ -71,9 +71,13 @@ def gather(r: Relate) -> None:
     r.out([*axes[:axis], *shaped, *axes[axis + 1 :]])
 
 
-def _identity(index: tuple[Array, Array] | None) -> bool:
+def _identity(graph: Graph, node: Node, axis: int) -> bool:
     """Whether indices that follow the input size just count up: the Gather is a reshape (as_strided)."""
-    return index is not None and all(np.array_equal(a.ravel(), np.arange(a.size)) for a in index)
+    index, data = graph.varying.get(node.inputs[1]), graph.values[node.inputs[0]]
+    if index is None or data.shape is None:
+        return False
+    sizes = data.shape[axis], data.other[axis]
+    return all(np.array_equal(a.ravel(), np.arange(n)) for a, n in zip(index, sizes, strict=True))
 
 
 def _index_axes(r: Relate) -> list[Axis]:

@@ -10,7 +10,7 @@ from graphprune.algebra import Axis
 from graphprune.graph.fuse import PERMUTE
 from graphprune.graph.model import Value
 from graphprune.rules.context import Relate
-from graphprune.rules.edit import Edit, new_positions
+from graphprune.rules.edit import COMPUTED, Edit, new_positions
 from graphprune.rules.registry import rule
 
 Sizes = tuple[tuple[int, bool], ...]
@@ -27,7 +27,7 @@ def reshaped(r: Relate, axes: Sequence[Axis], start: Value, end: Value) -> list[
     ]
     old = [(a.n, d, a) for a, d in flat if a.n != 1 or d]
     new = [(i, n, d) for i, (n, d) in enumerate(zip(end.shape, end.dynamic, strict=True)) if n != 1 or d]
-    out = [r.frozen(max(n, 0), "an axis of one position") for n in end.shape]
+    out = [r.frozen(max(n, 0), "it has one position, or is made of axes that cannot be cut") for n in end.shape]
     for left, right in _matched([(n, d) for n, d, _ in old], [(n, d) for _, n, d in new]):
         mine = [old[i][2] for i in left]
         theirs = [new[j] for j in right]
@@ -35,19 +35,38 @@ def reshaped(r: Relate, axes: Sequence[Axis], start: Value, end: Value) -> list[
             out[theirs[0][0]] = mine[0]
             continue
         if any(old[i][1] for i in left) or any(d for _, _, d in theirs):
-            if len(theirs) == 1:
-                out[theirs[0][0]] = r.product([(old[i][2], old[i][1]) for i in left])
-                continue
-            _freeze_dynamic(r, mine)
+            _peel(r, [(old[i][2], old[i][1]) for i in left], theirs, out)
             continue
         sizes = [n for _, n, _ in theirs]
         merged = r.merge(*mine)
-        if merged.frozen or merged.n != int(np.prod(sizes, dtype=np.int64)):
+        if merged.n != int(np.prod(sizes, dtype=np.int64)):
             _freeze_dynamic(r, mine)
             continue
         for (j, _, _), axis in zip(theirs, r.split(merged, *sizes), strict=True):
             out[j] = axis
     return out
+
+
+def _peel(
+    r: Relate, left: list[tuple[Axis, bool]], right: list[tuple[int, int, bool]], out: list[Axis]
+) -> None:
+    """Match a run with a dynamic size from its static right end; what remains becomes one product."""
+    right = list(right)
+    while len(right) > 1 and left and not left[-1][1] and not right[-1][2]:
+        (axis, _), (j, size, _) = left.pop(), right.pop()
+        while axis.n < size and size % axis.n == 0 and left and not left[-1][1]:
+            axis = r.merge(left.pop()[0], axis)
+        if axis.n % size:
+            _freeze_dynamic(r, [axis])
+            break
+        if axis.n > size:
+            outer, axis = r.split(axis, axis.n // size, size)
+            left.append((outer, False))
+        out[j] = axis
+    if len(right) == 1 and right[0][1] == int(np.prod([a.n for a, _ in left], dtype=np.int64)):
+        out[right[0][0]] = r.product(left)
+    else:
+        _freeze_dynamic(r, [a for a, _ in left])
 
 
 def _freeze_dynamic(r: Relate, axes: Sequence[Axis]) -> None:
@@ -92,17 +111,33 @@ def _run(old: Sequence[tuple[int, bool]], new: Sequence[tuple[int, bool]], i: in
     return i, j
 
 
-def sizes_const(e: Edit, slot: int) -> None:
-    """Set a shape operand to the new sizes; dynamic entries keep what the graph computes for them."""
-    sizes = e.out_sizes()
-    if any(e.kept_out(a) is not None for a in range(len(sizes))):
-        dynamic = e.out_dynamic()
-        e.change.consts[slot] = np.array([-1 if d else n for n, d in zip(sizes, dynamic, strict=True)], np.int64)
+def sizes_const(e: Edit, slot: int, *, infer: bool = False) -> None:
+    """Set a shape operand to the new sizes; dynamic entries keep what the operand says for them.
+
+    Args:
+        e: The edit.
+        slot: Input that holds the sizes.
+        infer: Whether the operator accepts one -1, "whatever is left".
+    """
+    sizes, dynamic = e.out_sizes(), e.out_dynamic()
+    moved = [e.moved_out(a) for a in range(len(sizes))]
+    if not any(moved) and all(e.kept_out(a) is None for a in range(len(sizes))):
+        return
+    given = e.const(slot)
+    entries = list(sizes)
+    for a in np.flatnonzero(dynamic):
+        if given is not None and len(given) == len(sizes):
+            entries[a] = int(given[a])
+        elif infer and (moved[a] or sum(dynamic) == 1):
+            entries[a] = -1
+        else:
+            entries[a] = COMPUTED
+    e.change.consts[slot] = np.array(entries, np.int64)
 
 
 def reshape_target(e: Edit) -> None:
     """The target names the new sizes; attribute before opset 5."""
-    sizes_const(e, 1)
+    sizes_const(e, 1, infer=True)
     if not e.has(1) and 1 in e.change.consts:
         e.change.attrs["shape"] = [int(v) for v in e.change.consts.pop(1)]
 
@@ -136,10 +171,9 @@ def permute_gather(e: Edit) -> None:
     """A permutation of what is kept is no longer a shuffle of equal blocks: read it through an index."""
     axis, perm = int(e.attr("axis")), e.attr("perm")
     kept, source = e.kept_out(axis), e.kept(0, axis)
-    if kept is not None and source is not None:
-        e.change.op = ("Gather", (0,))
-        e.change.attrs["axis"] = axis
-        e.change.consts[1] = new_positions(source, len(perm))[perm[kept]]
+    e.change.op = ("Gather", (0,))
+    e.change.attrs.update(axis=axis, perm=None)
+    e.change.consts[1] = perm if kept is None or source is None else new_positions(source, len(perm))[perm[kept]]
 
 
 @rule(f"graphprune.{PERMUTE}", kind="REINDEX", edit=permute_gather)

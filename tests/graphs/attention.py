@@ -60,9 +60,9 @@ def _vit(name: str, *, fused: bool) -> ModelProto:
 
 @golden(4, 8, 20, 24)
 def vit_fused_qkv() -> ModelProto:
-    """20: residual stream. 24: MLP. 4 heads: 24 qkv rows and 8 proj columns each. 8 dims, the same in q, k and v.
+    """20: residual stream. 24: MLP. 4 heads: 24 qkv rows and 8 proj columns each. 8 dims.
 
-    The box (3, H, D) ties the dims of v to those of q and k.
+    The dims are the same in q, k and v: the box (3, H, D) ties the dims of v to those of q and k.
     """
     return _vit("vit_fused_qkv", fused=True)
 

@@ -25,6 +25,7 @@ class Builder:
         self.nodes: list[NodeProto] = []
         self.inputs: list[ValueInfoProto] = []
         self.initializers: dict[str, TensorProto] = {}
+        self.hints: list[ValueInfoProto] = []
         self.count = 0
 
     # -- values ---------------------------------------------------------------------------------
@@ -45,6 +46,11 @@ class Builder:
         self.initializers[name] = numpy_helper.from_array(np.asarray(array), name)
         return name
 
+    def hint(self, name: str, *shape: int) -> str:
+        """State the shape of a value that shape inference does not find."""
+        self.hints.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+        return name
+
     def ints(self, *values: int) -> str:
         """A 1-D int64 initializer (axes, shapes, indices)."""
         return self.const(np.asarray(values, np.int64))
@@ -55,11 +61,10 @@ class Builder:
 
     def sample(self, *shape: int, fan_in: float = 1.0, offset: float = 0.0) -> NDArray[np.float32]:
         """Normal numbers with standard deviation 1/sqrt(fan_in)."""
-        return (offset + self.rng.standard_normal(shape) / np.sqrt(fan_in)).astype(np.float32)
+        values = offset + self.rng.standard_normal(shape) / np.sqrt(fan_in)
+        return np.asarray(values, np.float32)
 
-    def weight(
-        self, *shape: int, fan_in: float = 1.0, offset: float = 0.0, name: str | None = None
-    ) -> str:
+    def weight(self, *shape: int, fan_in: float = 1.0, offset: float = 0.0, name: str | None = None) -> str:
         """A random float initializer."""
         return self.const(self.sample(*shape, fan_in=fan_in, offset=offset), name or self.fresh("weight"))
 
@@ -170,10 +175,10 @@ class Builder:
         """The model, its outputs typed by shape inference."""
         untyped = [helper.make_empty_tensor_value_info(o) for o in outputs]
         weights = list(self.initializers.values())
-        graph = helper.make_graph(self.nodes, self.name, self.inputs, untyped, weights)
+        graph = helper.make_graph(self.nodes, self.name, self.inputs, untyped, weights, value_info=self.hints)
         opsets = [helper.make_opsetid("", self.opset)]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
-        inferred = shape_inference.infer_shapes(model, strict_mode=True)
+        inferred = shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
         for value, typed in zip(model.graph.output, inferred.graph.output, strict=True):
             value.CopyFrom(typed)
         return model

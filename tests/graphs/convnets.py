@@ -47,7 +47,7 @@ def resnet_downsample() -> ModelProto:
 
 @golden(6)
 def resnet_pad_shortcut() -> ModelProto:
-    """The shortcut pads 6 channels to 8. The padded positions are frozen, so 2 of 8 conv rows are; 6 stay free."""
+    """The shortcut pads 6 channels to 8. Padded positions are frozen, and with them 2 of 8 conv rows."""
     b, x = _image("resnet_pad_shortcut")
     x = b.conv_relu(x, 3, 6, name="stem")
     short = b.op("Pad", x, b.ints(0, 1, 0, 0, 0, 1, 0, 0))
@@ -137,8 +137,8 @@ def unet() -> ModelProto:
 def straddling_slice() -> ModelProto:
     """A slice 3:9 of concat(6, 5) meets halves of both pieces.
 
-    The first piece falls into 3 + 3 units, the second into 3 + 2: inside or outside the slice, which has its own
-    consumer. 4: stem. 7: merged channels, tied to the side branch.
+    The first piece falls into 3 + 3 units, the second into 3 + 2: inside or outside the slice, which has
+    its own consumer. 4: stem. 7: merged channels, tied to the side branch.
     """
     b, x = _image("straddling_slice")
     x = b.conv_relu(x, 3, 4, name="stem")
@@ -177,7 +177,7 @@ def prelu() -> ModelProto:
 
 @golden(6, 8, 10)
 def flatten_gemm() -> ModelProto:
-    """[8, 4, 4] is flattened: each of the 8 channels carries 16 columns of the first Gemm, which has 10 rows."""
+    """[8, 4, 4] is flattened: each of 8 channels carries 16 columns of the first Gemm, which has 10 rows."""
     b, x = _image("flatten_gemm")
     x = b.op("MaxPool", b.conv_relu(x, 3, 6, name="conv1"), kernel_shape=[2, 2], strides=[2, 2])
     x = b.op("Flatten", b.conv_relu(x, 6, 8, name="conv2"))

@@ -11,8 +11,8 @@ from onnx import TensorProto
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from onnx import ModelProto
     from numpy.typing import NDArray
+    from onnx import ModelProto
 
 
 def random_feeds(
@@ -27,7 +27,7 @@ def random_feeds(
         if kind.elem_type == TensorProto.INT64:
             feeds[value.name] = rng.integers(0, 4, shape)
         elif kind.elem_type == TensorProto.BOOL:
-            feeds[value.name] = rng.random(shape) > 0.5
+            feeds[value.name] = np.asarray(rng.random(shape) > 0.5)
         else:
             feeds[value.name] = rng.standard_normal(shape).astype(np.float32)
     return feeds

@@ -24,8 +24,8 @@ def _self_attend(b: Builder, x: str) -> str:
 def weight_two_head_counts() -> ModelProto:
     """One [10, 24] weight, used with 4 heads of 6 and with 2 heads of 12.
 
-    24 = 2 x 2 x 6: the pairs of the coarse heads, the high bit within a pair, and 6 dims. Only the coarse heads have
-    a scale of their own.
+    24 = 2 x 2 x 6: the pairs of the coarse heads, the high bit within a pair, and 6 dims. Only coarse heads
+    have a scale of their own.
     """
     b = Builder("weight_two_head_counts")
     x = b.op("MatMul", b.source("hidden", [1, 3, 10]), b.weight(10, 24, fan_in=10, name="shared.weight"))
@@ -49,9 +49,9 @@ def weight_conflicting_heads() -> ModelProto:
 
 @golden(8, 9)
 def kernel_one_conv_on_tokens() -> ModelProto:
-    """Conv with weight [1, 3, 1] over 3 stacked scales: the 9 channels are its "spatial" axis and pass through.
+    """Conv with weight [1, 3, 1] over 3 stacked scales: the 9 channels are its "spatial" axis and pass.
 
-    8: the embedding before the three scale projections. The scales are axes of length one put together: frozen.
+    8: the embedding before the three projections. The scales are axes of length one put together: frozen.
     """
     b = Builder("kernel_one_conv_on_tokens")
     x = b.linear(b.source("hidden", [2, 10]), 10, 8, "embed")
@@ -63,7 +63,7 @@ def kernel_one_conv_on_tokens() -> ModelProto:
 
 @golden(6, 8)
 def as_strided_pool() -> ModelProto:
-    """Global pool as ReduceMean, Reshape to [C], Gather with indices of shape [1, C, 1, 1]: 8 units survive it."""
+    """Global pool as ReduceMean, Reshape to [C], Gather with indices of shape [1, C, 1, 1]: 8 units pass."""
     b = Builder("as_strided_pool")
     x = b.conv_relu(b.source("image", [1, 3, 8, 8]), 3, 6, name="conv1")
     x = b.op("ReduceMean", b.conv_relu(x, 6, 8, name="conv2"), b.ints(2, 3), keepdims=1)
@@ -96,7 +96,7 @@ def sum_over_groups() -> ModelProto:
 
 @golden(5, 7)
 def tile_channels() -> ModelProto:
-    """Tile repeats 5 channels three times: each unit has 3 columns, 5 apart, of the next convolution (7 rows)."""
+    """Tile repeats 5 channels three times: each unit has 3 columns, 5 apart, of the next layer (7 rows)."""
     b = Builder("tile_channels")
     x = b.conv_relu(b.source("image", [1, 3, 4, 4]), 3, 5, name="stem")
     x = b.op("Tile", x, b.ints(1, 3, 1, 1))

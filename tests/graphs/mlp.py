@@ -78,7 +78,8 @@ def groupnorm_op() -> ModelProto:
     b = Builder("groupnorm_op", opset=21)
     x = b.conv(b.source("image", [2, 3, 8, 8]), 3, 12, name="conv1")
     gamma, beta = b.weight(12, offset=1, fan_in=9, name="gamma"), b.weight(12, name="beta")
-    x = b.op("Relu", b.op("GroupNormalization", x, gamma, beta, num_groups=3))
+    x = b.hint(b.op("GroupNormalization", x, gamma, beta, num_groups=3), 2, 12, 8, 8)
+    x = b.op("Relu", x)
     return b.build(b.classifier(b.conv_relu(x, 12, 7, name="conv2"), 7))
 
 

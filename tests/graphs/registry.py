@@ -1,8 +1,8 @@
 """Where the graph families register their builders and their hand-made counts.
 
-A *group* here is a set of interchangeable units: units that partition the same axes (one column) and touch the
-same weights, on the same axes, the same number of times. So the two halves of a split with different consumers
-are two groups, and so are heads and head dims of one projection. Axes without freedom do not appear.
+A *group* here is a set of interchangeable units: units that partition the same axes (one column) and touch
+the same weights, on the same axes, the same number of times. So the two halves of a split with different
+consumers are two groups, and so are heads and head dims of one projection. Frozen axes do not appear.
 """
 
 from __future__ import annotations

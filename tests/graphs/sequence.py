@@ -30,7 +30,7 @@ def _recurrent(b: Builder, op: str, x: str, gates: int, *extra: str, directions:
 
 @golden(9, 10)
 def lstm() -> ModelProto:
-    """9 hidden units: 4 rows of W, 4 rows and a column of R, 8 entries of B, a consumer row. 10 input units."""
+    """9 hidden units: 4 rows of W, 4 rows and a column of R, 8 of B, a consumer row. 10 input units."""
     b = Builder("lstm")
     x = b.linear(b.source("sequence", [4, 2, 6]), 6, 10, "embed")
     y = b.op("Squeeze", _recurrent(b, "LSTM", x, 4), b.ints(1))
@@ -39,7 +39,7 @@ def lstm() -> ModelProto:
 
 @golden(9, 10)
 def lstm_states() -> ModelProto:
-    """With initial states (zeros, as exporters fold them) and the final hidden state as second output of use."""
+    """With initial states (zeros, as exporters fold them); the final states Y_h and Y_c are used too."""
     b = Builder("lstm_states")
     x = b.linear(b.source("sequence", [4, 2, 6]), 6, 10, "embed")
     zeros = [b.const(np.zeros((1, 2, 9), np.float32), f"{n}0") for n in "hc"]
@@ -70,7 +70,7 @@ def gru() -> ModelProto:
 
 @golden(12, 16)
 def tied_embedding() -> ModelProto:
-    """One table [32, 16] is looked up, then transposed as lm_head: 16 d-units, the vocabulary is frozen. 12: MLP."""
+    """One table [32, 16] is looked up, then transposed as lm_head: 16 d-units, frozen vocabulary. 12: MLP."""
     b = Builder("tied_embedding")
     table = b.weight(32, 16, fan_in=16, name="table")
     x = b.op("Gather", table, b.source("ids", [2, 4], TensorProto.INT64), axis=0)

@@ -60,9 +60,9 @@ def _shuffle(b: Builder, x: str, n: int, groups: int, size: int) -> str:
 def channel_shuffle_grouped() -> ModelProto:
     """Two grouped convolutions (2 groups) around a shuffle of 8 channels (g, j) to (j, g).
 
-    The first one makes 2 groups g with 4 offsets j. The second reads position 2j + g as 4a + b, so a is the high bit
-    of j, and b is made of the low bit of j and of g. Units: 2 for g, 2 for the high bit (the groups of the second), 2
-    for the low bit, 4 input offsets of the first, 6 output offsets of the second.
+    The first one makes 2 groups g with 4 offsets j. The second reads position 2j + g as 4a + b, so a is the
+    high bit of j, and b is made of the low bit of j and of g. Units: 2 for g, 2 for the high bit (the groups
+    of the second), 2 for the low bit, 4 input offsets of the first, 6 output offsets of the second.
     """
     b = Builder("channel_shuffle_grouped")
     x = b.source("image", [1, 3, 8, 8])
@@ -77,8 +77,8 @@ def channel_shuffle_grouped() -> ModelProto:
 def channel_shuffle_conflict() -> ModelProto:
     """With 3 groups of 4 channels the shuffle meets 3 x 4 with 4 x 3: all 12 between are frozen.
 
-    So are the groups of both convolutions, and only the output offsets of the second (5 of 15) are free. The first one
-    has one input per group (depthwise multiplier 4), hence no input offset.
+    So are the groups of both convolutions, and only the output offsets of the second (5 of 15) are free. The
+    first one has one input per group (depthwise multiplier 4), hence no input offset.
     """
     b = Builder("channel_shuffle_conflict")
     x = b.source("image", [1, 3, 8, 8])
@@ -93,9 +93,9 @@ def channel_shuffle_conflict() -> ModelProto:
 def shufflenet_v2() -> ModelProto:
     """Split, branch, concat, shuffle.
 
-    4: the second half of the stem, read by the branch; 5: inside the branch. The first half of the stem and the end of
-    the branch are two groups of 4 when the shuffle is seen as a permutation of one axis, and 4 pairs when it is
-    taken as a box of 2 x 4.
+    4: the second half of the stem, read by the branch; 5: inside the branch. The first half of the stem and
+    the end of the branch are two groups of 4 when the shuffle is seen as a permutation of one axis, and 4
+    pairs when it is taken as a box of 2 x 4.
     """
     b = Builder("shufflenet_v2")
     x = b.source("image", [1, 3, 8, 8])

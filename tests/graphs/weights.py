@@ -22,9 +22,9 @@ def _dense(b: Builder, x: str, weight: str, bias: str | None = None) -> str:
 
 @golden(12, 12, 12)
 def shared_zero_bias() -> ModelProto:
-    """One zero vector is the bias of three hidden layers of 12 units and of the classifier with 12 classes.
+    """One zero vector is the bias of three hidden layers of 12 units and of a classifier with 12 classes.
 
-    Equal constants are no tie: the layers are independent, and the classifier's frozen rows freeze nobody else.
+    Equal constants are no tie: the layers are independent; the classifier's frozen rows freeze nobody else.
     """
     b = Builder("shared_zero_bias")
     x, zero = b.source("hidden", [2, 10]), b.const(np.zeros(12, np.float32), "zero")
@@ -48,7 +48,7 @@ def shared_norm_scale() -> ModelProto:
 
 @golden(6, 6)
 def shared_shape_constant() -> ModelProto:
-    """One [2, 6, 8, 8] Reshape target for two unrelated layers of 6 channels (merge and split of the space)."""
+    """One [2, 6, 8, 8] Reshape target for two unrelated layers of 6 channels."""
     b = Builder("shared_shape_constant")
     x, shape = b.source("image", [2, 3, 8, 8]), b.ints(2, 6, 8, 8)
     for i, n_in in enumerate((3, 6)):

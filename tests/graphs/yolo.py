@@ -41,9 +41,10 @@ def _decode(b: Builder, boxes: str, anchors: int) -> str:
 def yolo_c2f_dfl() -> ModelProto:
     """Eight kinds, 42 units.
 
-    6: stem. 4: first half of the split, only concatenated. 4: second half, tied to both bottleneck ends by the
-    shortcuts. 3, 3: inside the bottlenecks. 10: end of the block. 7, 5: hidden channels of the box and class branches.
-    The last box convolution is frozen by the softmax (bins) and the output (sides), the class one by the output.
+    6: stem. 4: first half of the split, only concatenated. 4: second half, tied to both bottleneck ends by
+    the shortcuts. 3, 3: inside the bottlenecks. 10: end of the block. 7, 5: hidden channels of the box and
+    class branches. The last box convolution is frozen by the softmax (bins) and the output (sides), the class
+    one by the output.
     """
     b = Builder("yolo_c2f_dfl")
     x = b.source("image", [1, 3, 16, 16])

@@ -1,0 +1,1 @@
+"""Physical removal: smaller models out of a cut."""

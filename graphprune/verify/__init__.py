@@ -1,0 +1,1 @@
+"""The proof: a pruned model equals its masked original."""

@@ -1,0 +1,134 @@
+"""Running models in onnxruntime, on inputs that fit them."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from graphprune.errors import InputError
+from graphprune.graph.model import Array, Graph, Node
+
+_IN_MEMORY = 1 << 30
+_PASSING = {"Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Clip", "Slice", "Where", "Expand", "Max", "Min", "Abs"}
+
+
+class CannotRun(Exception):
+    """onnxruntime refuses a model or its inputs."""
+
+
+def stored_bytes(model: ir.Model) -> int:
+    """Bytes of all initializers."""
+    return sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
+
+
+class Runner:
+    """A model ready to run; large ones go through a temporary file."""
+
+    def __init__(self, model: ir.Model, *, optimize: bool = True, threads: int = 0) -> None:
+        import onnxruntime as ort
+
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        options.intra_op_num_threads = threads
+        level = ort.GraphOptimizationLevel
+        options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
+        try:
+            with tempfile.TemporaryDirectory(prefix="graphprune-") as folder:
+                self.session = ort.InferenceSession(
+                    _loadable(model, folder), options, providers=["CPUExecutionProvider"]
+                )
+        except Exception as error:  # noqa: BLE001 - the runtime has no common error type
+            raise CannotRun(_short(error)) from None
+        self.outputs = [o.name for o in self.session.get_outputs()]
+
+    def __call__(self, feed: Mapping[str, Array]) -> list[Any]:
+        """All outputs for one set of inputs.
+
+        Raises:
+            CannotRun: The runtime fails on these inputs.
+        """
+        try:
+            return list(self.session.run(None, dict(feed)))
+        except Exception as error:  # noqa: BLE001
+            raise CannotRun(_short(error)) from None
+
+
+def _loadable(model: ir.Model, folder: str) -> bytes | str:
+    if stored_bytes(model) < _IN_MEMORY and not _has_external(model):
+        return ir.to_proto(model).SerializeToString()
+    path = os.fspath(Path(folder) / "model.onnx")
+    clone = model.clone()
+    ir.save(clone, path, external_data="model.data")
+    return path
+
+
+def _has_external(model: ir.Model) -> bool:
+    return any(isinstance(v.const_value, ir.ExternalTensor) for v in model.graph.initializers.values())
+
+
+def _short(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text[:300]
+
+
+def random_feeds(graph: Graph, count: int, seed: int) -> list[dict[str, Array]]:
+    """Random inputs: at every probed size, normal floats, integers in the range of what they index."""
+    rng = np.random.default_rng(seed)
+    limits = _index_limits(graph)
+    return [
+        {name: _draw(rng, graph, name, shape, limits.get(name)) for name, shape in sizes.items()}
+        for sizes in graph.input_shapes
+        for _ in range(count)
+    ]
+
+
+def _draw(rng: np.random.Generator, graph: Graph, name: str, shape: Sequence[int], limit: int | None) -> Array:
+    dtype = ir.DataType[graph.values[name].dtype.upper()].numpy() if graph.values[name].dtype else np.dtype("f4")
+    if dtype.kind == "b":
+        return np.ones(shape, np.bool_)
+    if dtype.kind in "iu":
+        if limit is not None:
+            return rng.integers(0, limit, shape).astype(dtype)
+        return np.full(shape, _length(graph, shape), dtype) if len(shape) <= 1 else np.ones(shape, dtype)
+    if dtype.kind not in "fV":
+        raise InputError(f"{graph.name}: input {name} of type {dtype} has no random values; give data with --data")
+    return rng.standard_normal(shape).astype(dtype)
+
+
+def _length(graph: Graph, shape: Sequence[int]) -> int:
+    """A plausible length for an integer vector beside a sequence input: the longest axis 1."""
+    if not shape:
+        return 1
+    return max((s[1] for s in graph.input_shapes[0].values() if len(s) > 1), default=1)
+
+
+def _index_limits(graph: Graph) -> dict[str, int]:
+    """For integer inputs that end up as indices: how many rows they may name."""
+    consumers: dict[str, list[tuple[Node, int]]] = {}
+    for node in graph.nodes:
+        for slot, name in enumerate(node.inputs):
+            consumers.setdefault(name, []).append((node, slot))
+    out: dict[str, int] = {}
+    for name in graph.inputs:
+        if not graph.values[name].dtype.startswith(("int", "uint")):
+            continue
+        front, seen = [name], {name}
+        while front:
+            for node, slot in consumers.get(front.pop(), []):
+                if node.op == "Gather" and slot == 1:
+                    shape = graph.values[node.inputs[0]].shape
+                    rows = (shape or (2,))[int(node.attrs.get("axis", 0))]
+                    out[name] = min(out.get(name, rows), rows)
+                elif node.op == "OneHot" and slot == 0:
+                    depth = graph.constant(node.inputs[1])
+                    out[name] = min(out.get(name, 1 << 30), int(depth.ravel()[0]) if depth is not None else 2)
+                elif node.op in _PASSING and node.outputs[0] not in seen:
+                    seen.add(node.outputs[0])
+                    front.append(node.outputs[0])
+    return out
