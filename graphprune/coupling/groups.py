@@ -105,16 +105,22 @@ class Cut:
             self._memo[key] = np.flatnonzero(~gone) if gone.any() else None
         return self._memo[key]
 
-    def moved(self, tensor: str, axis: int) -> bool:
-        """Whether a dynamic axis is a product in which something is removed."""
+    def ratio(self, tensor: str, axis: int) -> tuple[int, int]:
+        """For a dynamic axis that is a product: new over old size of its static factors; (1, 1) otherwise."""
         axes = self.deps.types.get(tensor)
         found = axes[axis] if axes is not None and axis < len(axes) else None
-        store = self.deps.state.store
-        return found is not None and any(
-            units is not None and bool(self.removed[units].any())
-            for part, _ in found.parts
-            for units in [store.resolve(part).units]
-        )
+        old = new = 1
+        for part, dynamic in found.parts if found is not None else ():
+            units = self.deps.state.store.resolve(part).units
+            if not dynamic and units is not None:
+                old *= part.n
+                new *= int((~self.removed[units].any(axis=1)).sum())
+        return new, old
+
+    def moved(self, tensor: str, axis: int) -> bool:
+        """Whether a dynamic axis is a product in which something is removed."""
+        new, old = self.ratio(tensor, axis)
+        return new != old
 
     def touched(self, tensor: str) -> bool:
         """Whether any axis of a tensor loses positions."""
@@ -128,7 +134,7 @@ class Cut:
             return None
         if not any(self.touched(name) for name in (*node.inputs, *node.outputs) if name):
             return None
-        edit = Edit(self.deps.source, node, self.kept, self.moved)
+        edit = Edit(self.deps.source, node, self.kept, self.ratio)
         found.edit(edit)
         return edit.change
 

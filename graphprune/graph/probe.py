@@ -15,6 +15,7 @@ from graphprune.graph.infer import BadSizes, Facts, Shape, infer
 _IMAGE = ((224, 256), (64, 96), (320, 352), (320, 352), (640, 768), (1024, 1280))
 _LINE_HEIGHT = {2: 48, 3: 32}
 _SEQUENCE = ((32, 48), (128, 160), (512, 640), (2048, 2560), (16000, 16320))
+_AUDIO = ((16000, 16320), (512, 640), (128, 160))
 _BATCH = (1, 2)
 
 
@@ -100,7 +101,8 @@ def _assign(inputs: list[ir.Value], attempt: int, spread: int) -> dict[str, tupl
     for value in inputs:
         rank = len(value.shape) if value.shape is not None else 0
         image = rank >= 4
-        ladder = _IMAGE if image else _SEQUENCE
+        audio = rank <= 2 and value.dtype is not None and value.dtype.is_floating_point()
+        ladder = _IMAGE if image else _AUDIO if audio else _SEQUENCE
         base = ladder[min(attempt, len(ladder) - 1)]
         for axis in range(rank):
             symbol = _symbol(value, axis)

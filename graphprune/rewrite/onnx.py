@@ -146,7 +146,8 @@ class Surgeon:
         if change.op is not None:
             target = self._replace(node, target, change.op)
         for slot, array in change.consts.items():
-            self._set_operand(target, slot, array)
+            factors = {entry: ratio for (s, entry), ratio in change.scaled.items() if s == slot}
+            self._set_operand(target, slot, array, factors)
         for name, value in change.attrs.items():
             if value is None:
                 target.attributes.pop(name, None)
@@ -186,7 +187,9 @@ class Surgeon:
         self.nodes[node.name] = new
         return new
 
-    def _set_operand(self, target: ir.Node, slot: int, array: Array) -> None:
+    def _set_operand(
+        self, target: ir.Node, slot: int, array: Array, factors: dict[int, tuple[int, int]]
+    ) -> None:
         """Give a node a new constant operand, or override the entries that are not COMPUTED."""
         old = target.inputs[slot] if slot < len(target.inputs) else None
         base = (old.name if old is not None else None) or f"{target.name or target.op_type}_operand{slot}"
@@ -194,7 +197,11 @@ class Surgeon:
             assert old is not None
             known = self._bools(f"{base}_known", array != COMPUTED)
             fixed = self._ints(f"{base}_kept", np.where(array == COMPUTED, 1, array))
-            value = self.insert("Where", [known, fixed, old], {}, target)
+            scaled = old
+            for op, which in (("Mul", 0), ("Div", 1)) if factors else ():
+                vector = np.array([factors.get(i, (1, 1))[which] for i in range(len(array))])
+                scaled = self.insert(op, [scaled, self._ints(f"{base}_{op.lower()}", vector)], {}, target)
+            value = self.insert("Where", [known, fixed, scaled], {}, target)
         else:
             value = self._ints(f"{base}_kept", array)
         if slot >= len(target.inputs):

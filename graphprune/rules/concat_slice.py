@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 
 from graphprune.algebra import Axis
@@ -63,18 +67,28 @@ def split(r: Relate) -> None:
         r.out(axes, slot)
 
 
-def _slices(node_inputs: list[Array | None], attrs: dict[str, list[int]], shape: tuple[int, ...]) -> dict[int, Array] | None:
-    """Positions read per sliced axis; None when the bounds are not fixed."""
-    starts, ends, axes, steps = node_inputs
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """One sliced axis: its bounds as given, and the positions they read."""
+
+    start: int
+    end: int
+    step: int
+    positions: Array
+
+
+def _slices(operands: list[Array | None], attrs: Mapping[str, Any], shape: tuple[int, ...]) -> dict[int, _Cut] | None:
+    """Sliced axes; None when the bounds are not fixed."""
+    starts, ends, axes, steps = operands
     if "starts" in attrs:
         starts, ends = np.array(attrs["starts"]), np.array(attrs["ends"])
         axes = np.array(attrs["axes"]) if attrs.get("axes") else None
     if starts is None or ends is None:
         return None
-    which = range(len(starts)) if axes is None else [int(a) % len(shape) for a in axes.ravel()]
-    hops = np.ones(len(starts), np.int64) if steps is None else steps.ravel()
+    which = range(starts.size) if axes is None else [int(a) % len(shape) for a in axes.ravel()]
+    hops = np.ones(starts.size, np.int64) if steps is None else steps.ravel()
     return {
-        a: np.arange(shape[a])[slice(*_bounds(int(s), int(e), int(h), shape[a]))]
+        a: _Cut(int(s), int(e), int(h), np.arange(shape[a])[slice(*_bounds(int(s), int(e), int(h), shape[a]))])
         for a, s, e, h in zip(which, starts.ravel(), ends.ravel(), hops, strict=True)
     }
 
@@ -99,28 +113,23 @@ def slice_bounds(e: Edit) -> None:
     cut = _slices(operands, dict(e.node.attrs), e.in_shape(0))
     if cut is None:
         return
-    starts, ends, axes, steps = [], [], [], []
-    changed = False
-    for a, positions in cut.items():
-        source = e.kept(0, a)
-        kept = e.kept_out(a)
-        old = positions if kept is None else positions[kept]
-        index = old if source is None else new_positions(source, e.in_shape(0)[a])[old]
+    bounds: list[tuple[int, int, int, int]] = []
+    for a, old in cut.items():
+        source, kept = e.kept(0, a), e.kept_out(a)
+        if source is None:
+            bounds.append((old.start, old.end, a, old.step))
+            continue
+        index = new_positions(source, e.in_shape(0)[a])[old.positions if kept is None else old.positions[kept]]
         step = int(index[1] - index[0]) if len(index) > 1 else 1
-        changed |= source is not None
-        if len(index) > 1 and not (np.diff(index) == step).all():
+        if not (np.diff(index) == step).all():
             e.change.gathers.append((0, a, index))
             continue
         last = int(index[-1]) + (1 if step > 0 else -1)
-        starts.append(int(index[0]))
-        ends.append(last if last >= 0 else -INT_MAX)
-        axes.append(a)
-        steps.append(step)
-    if not changed:
-        e.change.gathers.clear()
+        bounds.append((int(index[0]), last if last >= 0 else -INT_MAX, a, step))
+    if all(e.kept(0, a) is None for a in cut):
         return
-    if not axes:  # everything went into gathers: what is left is a whole slice
-        starts, ends, axes, steps = [0], [INT_MAX], [0], [1]
+    bounds = bounds or [(0, INT_MAX, 0, 1)]  # everything went into gathers: what is left is a whole slice
+    starts, ends, axes, steps = (list(column) for column in zip(*bounds, strict=True))
     if "starts" in e.node.attrs:
         e.change.attrs.update(starts=starts, ends=ends, axes=axes)
     else:
@@ -143,7 +152,8 @@ def slice_(r: Relate) -> None:
             axes[a] = r.frozen(out[a], "it is sliced at positions that are not fixed")
         r.out(axes)
         return
-    for a, positions in cut.items():
+    for a, one in cut.items():
+        positions = one.positions
         if len(positions) == axes[a].n and (positions == np.arange(axes[a].n)).all():
             continue
         picked = r.index(axes[a], positions)
@@ -272,11 +282,8 @@ def tile(r: Relate) -> None:
 
 def resize_sizes(e: Edit) -> None:
     """Sizes given outright follow the new widths."""
-    sizes = e.const(3)
-    if sizes is None or len(sizes) != len(e.in_shape(0)):
-        return
-    if any(e.kept_out(a) is not None for a in range(len(sizes))):
-        e.change.consts[3] = np.array(e.out_sizes(), np.int64)
+    if e.has(3) and e.attr("axes") is None:
+        sizes_const(e, 3)
 
 
 @rule("Resize", "Upsample", kind="REINDEX", edit=resize_sizes)

@@ -24,6 +24,7 @@ class Change:
     Attributes:
         attrs: Attributes to set; None removes one.
         consts: New constant for an input slot; entries COMPUTED keep what the graph computes there.
+        scaled: Factor (numerator, denominator) of a COMPUTED entry, by (slot, entry).
         fixed: Entries of a 1-D integer output that stay what they were, by position.
         gathers: (slot, axis, indices): read an input through a Gather first.
         op: The node becomes this operator (domain, type, inputs by slot of the old node).
@@ -31,6 +32,7 @@ class Change:
 
     attrs: dict[str, Any] = field(default_factory=dict)
     consts: dict[int, Array] = field(default_factory=dict)
+    scaled: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict)
     fixed: dict[int, int] = field(default_factory=dict)
     gathers: list[tuple[int, int, Kept]] = field(default_factory=list)
     op: tuple[str, tuple[int, ...]] | None = None
@@ -43,7 +45,7 @@ class Edit:
         graph: The neutral graph.
         node: The node.
         kept: Kept positions of a tensor's axis, None when nothing is removed.
-        moved: Whether a dynamic axis is a product in which something is removed.
+        ratio: For a dynamic axis that is a product: new over old size of its static factors.
     """
 
     def __init__(
@@ -51,17 +53,22 @@ class Edit:
         graph: Graph,
         node: Node,
         kept: Callable[[str, int], Kept | None],
-        moved: Callable[[str, int], bool],
+        ratio: Callable[[str, int], tuple[int, int]],
     ) -> None:
         self.graph = graph
         self.node = node
         self._kept = kept
-        self._moved = moved
+        self._ratio = ratio
         self.change = Change()
 
     def moved_out(self, axis: int, slot: int = 0) -> bool:
         """Whether a dynamic output axis changes its length relation to the input size."""
-        return self._moved(self.node.outputs[slot], axis)
+        new, old = self.out_ratio(axis, slot)
+        return new != old
+
+    def out_ratio(self, axis: int, slot: int = 0) -> tuple[int, int]:
+        """New over old size of the static factors of a dynamic output axis."""
+        return self._ratio(self.node.outputs[slot], axis)
 
     def kept(self, slot: int, axis: int) -> Kept | None:
         """Kept positions of an input axis, ascending; None when nothing is removed."""

@@ -124,14 +124,17 @@ def sizes_const(e: Edit, slot: int, *, infer: bool = False) -> None:
     if not any(moved) and all(e.kept_out(a) is None for a in range(len(sizes))):
         return
     given = e.const(slot)
+    literal = e.graph.varying.get(e.node.inputs[slot], (None,))[0] if e.has(slot) else None
     entries = list(sizes)
     for a in np.flatnonzero(dynamic):
         if given is not None and len(given) == len(sizes):
             entries[a] = int(given[a])
-        elif infer and (moved[a] or sum(dynamic) == 1):
+        elif infer and sum(dynamic) == 1:
             entries[a] = -1
         else:
             entries[a] = COMPUTED
+            if moved[a] and not (literal is not None and literal[a] == -1):
+                e.change.scaled[slot, int(a)] = e.out_ratio(int(a))
     e.change.consts[slot] = np.array(entries, np.int64)
 
 

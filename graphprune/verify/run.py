@@ -74,7 +74,7 @@ def _has_external(model: ir.Model) -> bool:
 
 def _short(error: BaseException) -> str:
     text = " ".join(str(error).split())
-    return text[:300]
+    return text if len(text) <= 400 else f"{text[:150]} … {text[-250:]}"
 
 
 def random_feeds(graph: Graph, count: int, seed: int) -> list[dict[str, Array]]:

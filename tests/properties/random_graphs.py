@@ -34,7 +34,9 @@ def _step(s: State, v: Value, names: Sequence[str]) -> bool:
     """Apply one applicable operator to ``v`` and put the results in the pool."""
     options = [n for n in names if OPS[n].test(s, v) for _ in range(OPS[n].weight)]
     if options:
-        s.pool += OPS[s.pick(options)].build(s, v)
+        name = s.pick(options)
+        s.pool += OPS[name].build(s, v)
+        s.story.append(name)
     return bool(options)
 
 
@@ -70,7 +72,7 @@ def models(
 
     ``dynamic_batch`` makes axis 0 of all inputs symbolic. ``tied_weights`` lets nodes share matrices (also
     transposed) and kernels, ``shared_bias`` 1-D biases. ``only`` restricts the operators to some names of
-    ``OPS``; growth ends early where none of them applies.
+    ``OPS``; growth ends early where none of them applies. The graph's doc string lists the operators drawn.
     """
     b = Builder("random", seed=draw(st.integers(0, 2**16)))
     s = State(draw, b, dynamic_batch, tied_weights, shared_bias)
@@ -82,4 +84,6 @@ def models(
         leaves = s.leaves()
         v = s.pick((leaves * 3 + s.pool)[::-1] if len(leaves) < 4 else leaves)
         grows = _step(s, v, only or tuple(OPS))
-    return b.build(*(_head(s, v, i) for i, v in enumerate(s.leaves())))
+    model = b.build(*(_head(s, v, i) for i, v in enumerate(s.leaves())))
+    model.graph.doc_string = " ".join(s.story)
+    return model

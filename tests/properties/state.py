@@ -49,6 +49,7 @@ class State:
     tied_weights: bool
     shared_bias: bool
     pool: list[Value] = field(default_factory=list)
+    story: list[str] = field(default_factory=list)
     matrices: list[tuple[str, int, int]] = field(default_factory=list)
     kernels: list[tuple[str, Shape]] = field(default_factory=list)
     vectors: list[tuple[str, int]] = field(default_factory=list)
