@@ -232,9 +232,11 @@ def fetch(name: str) -> Path:
 
 
 def asset_or_skip(name: str) -> Path:
-    """Return the path of an asset, or skip the calling test with the reason."""
+    """Return the path of an asset, or skip the calling test with the reason (a wrong name is an error)."""
     import pytest
 
+    if name not in ASSETS:
+        raise KeyError(f"unknown asset {name!r}")
     try:
         return fetch(name)
     except AssetUnavailable as error:

@@ -154,6 +154,11 @@ class DependencyGraph:
     state: State = field(repr=False)
     types: Mapping[str, tuple[Axis | None, ...]] = field(repr=False)
     groups: tuple[Group, ...]
+    _final: Mapping[int, Axis] = field(repr=False)
+
+    def final(self, axis: Axis) -> Axis:
+        """Resolved labels of a raw axis; equal axes share one object."""
+        return self._final.get(id(axis)) or self.state.store.resolve(axis)
 
     @property
     def sites(self) -> Sequence[Site]:
@@ -226,30 +231,30 @@ class DependencyGraph:
 def analyze(graph: Graph) -> DependencyGraph:
     """Find the coupled channels of a graph."""
     state = propagate(graph)
-    types = _resolved(state)
-    return DependencyGraph(graph, state, types, tuple(_groups(graph, types, state.store.count)))
+    types, final = _resolved(state)
+    return DependencyGraph(graph, state, types, tuple(_groups(graph, types, state.store.count)), final)
 
 
-def _resolved(state: State) -> dict[str, tuple[Axis | None, ...]]:
+def _resolved(state: State) -> tuple[dict[str, tuple[Axis | None, ...]], dict[int, Axis]]:
     """Final labels; equal axes share one object so that later work is done once per distinct axis."""
     memo: dict[int, Axis] = {}
     content: dict[bytes, Axis] = {}
-    out: dict[str, tuple[Axis | None, ...]] = {}
-    for name, axes in state.types.items():
-        final: list[Axis | None] = []
-        for axis in axes:
-            if axis is None:
-                final.append(None)
-                continue
-            found = memo.get(id(axis))
-            if found is None:
-                found = state.store.resolve(axis)
-                if found.units is not None:
-                    found = content.setdefault(found.units.tobytes() + bytes(found.units.shape[1:2]), found)
-                memo[id(axis)] = found
-            final.append(found)
-        out[name] = tuple(final)
-    return out
+
+    def final(axis: Axis) -> Axis:
+        found = memo.get(id(axis))
+        if found is None:
+            found = state.store.resolve(axis)
+            if found.units is not None:
+                found = content.setdefault(found.units.tobytes() + bytes(found.units.shape[1:2]), found)
+            memo[id(axis)] = found
+        return found
+
+    types = {name: tuple(a if a is None else final(a) for a in axes) for name, axes in state.types.items()}
+    for term in state.macs:
+        for axis in term.axes:
+            for part, _ in axis.parts or [(axis, False)]:
+                final(part)
+    return types, memo
 
 
 def _groups(graph: Graph, types: Mapping[str, tuple[Axis | None, ...]], count: int) -> Iterator[Group]:

@@ -22,6 +22,8 @@ UNKNOWN = -1
 MAX_KNOWN = 1 << 16
 MAX_SETTING = 8  # float operands such as the scales of a Resize
 _RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial", "Dropout"}
+# Operators whose schema leaves the output shape open although it is the first input's.
+_SAME_SHAPE = {"GroupNormalization"}
 
 
 class BadSizes(Exception):
@@ -185,7 +187,10 @@ class _Pass:
             name = value.name or ""
             typed = found.get(name)
             if typed is not None and typed.HasField("tensor_type"):
-                self._put(name, typed.tensor_type.elem_type, self._dims(typed))
+                shape = self._dims(typed)
+                if shape is None and node.op_type in _SAME_SHAPE and node.inputs[0] is not None:
+                    shape = self.facts.shapes.get(node.inputs[0].name or "")
+                self._put(name, typed.tensor_type.elem_type, shape)
             else:
                 self._put(name, int(value.dtype or 0), None if graphs else self._declared(value))
 

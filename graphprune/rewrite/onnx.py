@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -73,7 +72,7 @@ class Surgeon:
                 if order == 0 and whole is None:
                     self._store(source, users[0], box)
                     continue
-                copy = self.constant(f"{source}_{order + 1}", users[0].read, box, like=self.values[source])
+                copy = self._copy(source, users[0], box)
                 for use in users:
                     node, _, slot = use.name.removeprefix(f"{source}@").rpartition(":")
                     old = self.nodes[node].inputs[int(slot)]
@@ -97,7 +96,7 @@ class Surgeon:
         """Replace the content of a stored tensor by its slice."""
         value = self.values[source]
         if weight.origin == "initializer":
-            value.const_value = _tensor(source, weight.read, box, weight.shape, value)
+            value.const_value = _tensor(source, weight, box)
             value.shape = ir.Shape(_new_shape(weight.shape, box))
             return
         producer = value.producer()
@@ -105,38 +104,37 @@ class Surgeon:
         if weight.origin == "constant":
             for name in list(producer.attributes):
                 del producer.attributes[name]
-            tensor = _tensor(source, weight.read, box, weight.shape, value)
-            producer.attributes["value"] = ir.AttrTensor("value", tensor)
+            producer.attributes["value"] = ir.AttrTensor("value", _tensor(source, weight, box))
         else:
             sizes = np.array(_new_shape(weight.shape, box), np.int64)
-            producer.replace_input_with(0, self.constant(f"{source}_shape", lambda: sizes, {}))
+            producer.replace_input_with(0, self.constant(f"{source}_shape", sizes))
         if value.type is not None:
             value.shape = ir.Shape(_new_shape(weight.shape, box))
 
-    def constant(
-        self, name: str, read: Callable[[], Array], box: dict[int, Kept], like: ir.Value | None = None
-    ) -> ir.Value:
+    def constant(self, name: str, array: Array) -> ir.Value:
         """A new initializer with a free name."""
-        taken, base, n = self.model.graph.initializers, name, 1
-        while name in self.values or name in taken:
-            n += 1
-            name = f"{base}_{n}"
-        if like is not None and like.const_value is not None:
-            shape, dtype = tuple(int(d) for d in like.const_value.shape), like.const_value.dtype
-            tensor = _tensor(name, read, box, shape, like)
-        else:
-            array = np.ascontiguousarray(read()).reshape(np.shape(read()))
-            tensor = ir.Tensor(array, name=name)
-            shape, dtype = array.shape, tensor.dtype
-        value = ir.Value(
-            name=name,
-            shape=ir.Shape(_new_shape(shape, box)),
-            type=ir.TensorType(dtype),
-            const_value=tensor,
-        )
+        name = self._free(name)
+        tensor = ir.Tensor(np.asarray(array, order="C"), name=name)
+        return self._register(name, tensor)
+
+    def _copy(self, source: str, weight: Weight, box: dict[int, Kept]) -> ir.Value:
+        """A slice of a shared constant as an initializer of its own."""
+        name = self._free(source)
+        return self._register(name, _tensor(name, weight, box))
+
+    def _register(self, name: str, tensor: ir.TensorProtocol) -> ir.Value:
+        shape = ir.Shape([int(d) for d in tensor.shape])
+        value = ir.Value(name=name, shape=shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
         self.model.graph.register_initializer(value)
         self.values[name] = value
         return value
+
+    def _free(self, name: str) -> str:
+        n, base = 1, name
+        while name in self.values:
+            n += 1
+            name = f"{base}_{n}"
+        return name
 
     # -- nodes -------------------------------------------------------------------------------------------
 
@@ -235,21 +233,17 @@ class Surgeon:
         """A new node beside ``at``; returns its output."""
         node = ir.node(op, inputs, attrs)
         out = node.outputs[0]
-        base = f"{at.outputs[0].name}_{op.lower()}"
-        name, n = base, 1
-        while name in self.values:
-            n += 1
-            name = f"{base}_{n}"
+        name = self._free(f"{at.outputs[0].name}_{op.lower()}")
         out.name = node.name = name
         self.values[name] = out
         (self.model.graph.insert_after if after else self.model.graph.insert_before)(at, node)
         return out
 
     def _ints(self, name: str, array: Array) -> ir.Value:
-        return self.constant(name, lambda: np.asarray(array, np.int64), {})
+        return self.constant(name, np.asarray(array, np.int64))
 
     def _bools(self, name: str, array: Array) -> ir.Value:
-        return self.constant(name, lambda: np.asarray(array, np.bool_), {})
+        return self.constant(name, np.asarray(array, np.bool_))
 
     # -- tidying -----------------------------------------------------------------------------------------
 
@@ -314,21 +308,17 @@ def _slice(read: Callable[[], Array], box: dict[int, Kept]) -> Array:
     return np.ascontiguousarray(array)
 
 
-def _tensor(
-    name: str, read: Callable[[], Array], box: dict[int, Kept], shape: Sequence[int], like: ir.Value
-) -> ir.TensorProtocol:
+def _tensor(name: str, weight: Weight, box: dict[int, Kept]) -> ir.TensorProtocol:
     """A sliced tensor, made only when it is written if it is large."""
-    dtype = like.const_value.dtype if like.const_value is not None else None
-    make = partial(_sliced_tensor, name, read, box, dtype)
-    if dtype is None or int(np.prod(shape)) * 4 < _LAZY_BYTES:
+    dtype = ir.DataType[weight.dtype.upper()]
+    shape = _new_shape(weight.shape, box)
+
+    def make() -> ir.Tensor:
+        return ir.Tensor(_slice(weight.read, box), dtype=dtype, name=name)
+
+    if int(np.prod(shape)) * dtype.itemsize < _LAZY_BYTES:
         return make()
-    return ir.LazyTensor(make, dtype, ir.Shape(_new_shape(shape, box)), name=name)
-
-
-def _sliced_tensor(
-    name: str, read: Callable[[], Array], box: dict[int, Kept], dtype: ir.DataType | None
-) -> ir.Tensor:
-    return ir.Tensor(_slice(read, box), dtype=dtype, name=name)
+    return ir.LazyTensor(make, dtype, ir.Shape(shape), name=name)
 
 
 def _attribute(name: str, value: Any) -> ir.Attr:

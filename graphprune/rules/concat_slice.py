@@ -120,6 +120,9 @@ def slice_bounds(e: Edit) -> None:
             bounds.append((old.start, old.end, a, old.step))
             continue
         index = new_positions(source, e.in_shape(0)[a])[old.positions if kept is None else old.positions[kept]]
+        if not len(index):
+            bounds.append((0, 0, a, 1))
+            continue
         step = int(index[1] - index[0]) if len(index) > 1 else 1
         if not (np.diff(index) == step).all():
             e.change.gathers.append((0, a, index))

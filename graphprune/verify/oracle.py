@@ -53,9 +53,9 @@ def _mask_input(surgeon: Surgeon, node: Node, slot: int, axis: int) -> None:
     mask = mask.reshape([-1 if a == axis else 1 for a in range(len(facts.shape))])
     zero = np.zeros((), ir.DataType[facts.dtype.upper()].numpy())
     operands = [
-        surgeon.constant(f"{value.name}_mask", lambda: mask, {}),
+        surgeon.constant(f"{value.name}_mask", mask),
         value,
-        surgeon.constant(f"{value.name}_zero", lambda: zero, {}),
+        surgeon.constant(f"{value.name}_zero", zero),
     ]
     target.replace_input_with(slot, surgeon.insert("Where", operands, {}, target))
 
@@ -85,14 +85,14 @@ def _run_restricted(surgeon: Surgeon, node: Node) -> None:
 def _gather(surgeon: Surgeon, target: ir.Node, slot: int, axis: int, index: np.ndarray) -> None:  # type: ignore[type-arg]
     value = target.inputs[slot]
     assert value is not None
-    operand = surgeon.constant(f"{value.name}_kept_index", lambda: np.asarray(index, np.int64), {})
+    operand = surgeon.constant(f"{value.name}_kept_index", np.asarray(index, np.int64))
     target.replace_input_with(slot, surgeon.insert("Gather", [value, operand], {"axis": axis}, target))
 
 
 def _spread(surgeon: Surgeon, target: ir.Node, slot: int, axis: int, index: np.ndarray) -> None:  # type: ignore[type-arg]
     value = target.outputs[slot]
     users = list(value.uses())
-    operand = surgeon.constant(f"{value.name}_spread_index", lambda: index, {})
+    operand = surgeon.constant(f"{value.name}_spread_index", index)
     wide = surgeon.insert("Gather", [value, operand], {"axis": axis}, target, after=True)
     for user, place in users:
         user.replace_input_with(place, wide)

@@ -1,0 +1,1 @@
+"""How much to remove where: targets, constraints and the solver."""

@@ -1,0 +1,189 @@
+"""Chooses what to remove: one global ranking, cut where the budget is met, then filled up to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import gcd
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graphprune.algebra.axis import Ids
+from graphprune.budget.targets import Constraints
+from graphprune.cost.model import CostModel, Costs
+from graphprune.coupling.groups import DependencyGraph, Group, Mask
+from graphprune.errors import InfeasibleError
+
+_CLOSE = 0.002
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """A group as the solver sees it.
+
+    Attributes:
+        order: Its units, least important first.
+        scores: Their scores, ascending.
+        removable: Allowed numbers of removed units, ascending, beginning with 0.
+    """
+
+    order: Ids
+    scores: NDArray[np.float64]
+    removable: NDArray[np.int64]
+
+
+def solve(
+    deps: DependencyGraph,
+    scores: NDArray[np.float64],
+    cost: CostModel,
+    limits: Mapping[str, int],
+    *,
+    constraints: Constraints,
+    allowed: Mask,
+    ratio: float | None = None,
+) -> Ids:
+    """Units to remove.
+
+    Args:
+        deps: The dependency graph.
+        scores: Comparable score per unit id.
+        cost: Its cost model.
+        limits: Upper limits by cost name; all must hold.
+        constraints: Alignment and floors.
+        allowed: bool per unit id, False where the user forbids removal.
+        ratio: Share of units every group loses at least; a limit that needs more takes more.
+
+    Raises:
+        InfeasibleError: The limits cannot be met; the message names the best reachable.
+    """
+    choices = [c for g in deps.groups if len((c := _choice(g, scores, constraints, allowed)).removable) > 1]
+    problem = _Problem(choices, cost, limits, deps.state.store.count)
+    base = [0] * len(choices)
+    if ratio is not None:
+        base = [_nearest(c.removable, ratio * len(c.order)) for c in choices]
+    if limits:
+        problem.check_floor()
+        base = problem.fill(problem.cut(base), base)
+    return problem.units(base)
+
+
+def _choice(group: Group, scores: NDArray[np.float64], constraints: Constraints, allowed: Mask) -> _Choice:
+    units = group.units[allowed[group.units]]
+    order = units[np.argsort(scores[units], kind="stable")]
+    n = group.size
+    least = max(constraints.min_channels, n - int(constraints.max_ratio * n), n - len(units), 1)
+    step = _step(group, constraints.align)
+    kept = np.arange(step, n, step)
+    kept = kept[kept >= least]
+    removable = np.concatenate([[0], np.sort(n - kept)])
+    return _Choice(order, scores[order], removable.astype(np.int64))
+
+
+def _step(group: Group, align: int) -> int:
+    """Units that make the width of the group's narrowest axis a multiple of ``align``, less for small groups."""
+    rows = min(m.rows for m in group.members)
+    step = align // gcd(align, rows)
+    while step > 1 and 2 * step > group.size:
+        step = (step + 1) // 2
+    return step
+
+
+def _nearest(removable: NDArray[np.int64], wanted: float) -> int:
+    return int(removable[np.abs(removable - wanted).argmin()])
+
+
+class _Problem:
+    """Counts of removed units per group, and the costs they give."""
+
+    def __init__(self, choices: list[_Choice], cost: CostModel, limits: Mapping[str, int], count: int) -> None:
+        self.choices = choices
+        self.cost = cost
+        self.limits = limits
+        self.count = count
+
+    def units(self, counts: list[int]) -> Ids:
+        """Removed units, without those that would empty an axis."""
+        picked = [c.order[:n] for c, n in zip(self.choices, counts, strict=True)]
+        removed = self._mask(np.concatenate(picked) if picked else np.zeros(0, np.int32))
+        while emptied := self.cost.emptied(removed):
+            for axis in emptied:
+                assert axis.units is not None
+                removed[axis.units.ravel()] = False
+        return np.flatnonzero(removed).astype(np.int32)
+
+    def _mask(self, units: Ids) -> Mask:
+        removed = np.zeros(self.count, bool)
+        removed[units] = True
+        return removed
+
+    def costs(self, counts: list[int]) -> Costs:
+        return self.cost.costs(self._mask(self.units(counts)))
+
+    def fits(self, counts: list[int]) -> bool:
+        costs = self.costs(counts)
+        return all(getattr(costs, name) <= limit for name, limit in self.limits.items())
+
+    def check_floor(self) -> None:
+        """Refuse limits that the smallest allowed model exceeds."""
+        floor = [int(c.removable[-1]) for c in self.choices]
+        if not self.fits(floor):
+            costs, dense = self.costs(floor), self.costs([0] * len(floor))
+            lines = [
+                f"{name} {limit:,} is out of reach: the best reachable is {getattr(costs, name):,}"
+                f" ({getattr(costs, name) / max(getattr(dense, name), 1):.1%} of the original)"
+                for name, limit in self.limits.items()
+                if getattr(costs, name) > limit
+            ]
+            raise InfeasibleError("; ".join(lines) + "; loosen --max-ratio, --min-channels, --ignore or --align")
+
+    def at(self, threshold: float, base: list[int]) -> list[int]:
+        """Counts when every unit that scores below the threshold leaves, as far as allowed."""
+        return [
+            max(_nearest(c.removable, float(np.searchsorted(c.scores, threshold))), least)
+            for c, least in zip(self.choices, base, strict=True)
+        ]
+
+    def cut(self, base: list[int]) -> list[int]:
+        """Counts at the lowest threshold that meets all limits."""
+        if self.fits(base):
+            return base
+        levels = np.unique(np.concatenate([c.scores for c in self.choices]))
+        levels = np.append(levels, np.inf)
+        low, high = 0, len(levels) - 1
+        while low < high:
+            middle = (low + high) // 2
+            if self.fits(self.at(float(levels[middle]), base)):
+                high = middle
+            else:
+                low = middle + 1
+        counts = self.at(float(levels[low]), base)
+        return counts if self.fits(counts) else [int(c.removable[-1]) for c in self.choices]
+
+    def fill(self, counts: list[int], base: list[int]) -> list[int]:
+        """Give back what the budget has room for, most important units first."""
+        counts = list(counts)
+        while not self._close(counts):
+            options = sorted(
+                (i for i, n in enumerate(counts) if n > base[i]),
+                key=lambda i: -float(self.choices[i].scores[counts[i] - 1]),
+            )
+            if not any(self._give_back(counts, i, base[i]) for i in options):
+                break
+        return counts
+
+    def _give_back(self, counts: list[int], i: int, least: int) -> bool:
+        """Restore one step of group i if the limits still hold."""
+        removable = self.choices[i].removable
+        lower = int(removable[np.searchsorted(removable, counts[i]) - 1])
+        if lower < least:
+            return False
+        before, counts[i] = counts[i], lower
+        if self.fits(counts):
+            return True
+        counts[i] = before
+        return False
+
+    def _close(self, counts: list[int]) -> bool:
+        costs = self.costs(counts)
+        return any(limit - getattr(costs, name) < _CLOSE * limit for name, limit in self.limits.items())

@@ -1,0 +1,125 @@
+"""Targets and constraints as users write them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from graphprune.cost.model import Costs
+from graphprune.errors import InputError
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+_NUMBER = re.compile(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([A-Za-z%]*)\s*")
+
+Amount = str | float | int
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """What the pruned model may cost; None leaves a cost free. All given targets must hold.
+
+    A percent is the share that remains; ``ratio`` is the share of channels that every group loses.
+
+    Attributes:
+        macs: "50%", "1.2G" or a number of MACs.
+        params: "50%", "5M" or a number of parameters.
+        size: "50%", "20MB" or a number of bytes of the written file.
+        ratio: "30%" or 0.3.
+    """
+
+    macs: Amount | None = None
+    params: Amount | None = None
+    size: Amount | None = None
+    ratio: Amount | None = None
+
+    def limits(self, dense: Costs, file_bytes: int) -> dict[str, int]:
+        """Absolute limits by cost name ("macs", "params", "bytes").
+
+        Args:
+            dense: Costs of the original.
+            file_bytes: Size of the original file; what is not weights is kept as overhead.
+
+        Raises:
+            InputError: A target cannot be read, is not below the original, or none is given.
+        """
+        if all(v is None for v in (self.macs, self.params, self.size, self.ratio)):
+            raise InputError("no target: give at least one of --macs, --params, --size, --ratio")
+        overhead = max(file_bytes - dense.bytes, 0)
+        out: dict[str, int] = {}
+        for name, key, amount, whole in (
+            ("macs", "macs", self.macs, dense.macs),
+            ("params", "params", self.params, dense.params),
+            ("size", "bytes", self.size, file_bytes),
+        ):
+            if amount is not None:
+                limit = parse_amount(name, amount, whole)
+                if limit >= whole:
+                    raise InputError(
+                        f"--{name} {amount} is met already: the model has {whole:,} {'bytes' if name == 'size' else name}"
+                    )
+                out[key] = limit - overhead if name == "size" else limit
+        return out
+
+    def removed_share(self) -> float | None:
+        """``ratio`` as a fraction in (0, 1).
+
+        Raises:
+            InputError: It is not a fraction.
+        """
+        if self.ratio is None:
+            return None
+        value = parse_amount("ratio", self.ratio, 1.0)
+        if not 0 < value < 1:
+            raise InputError(f"--ratio {self.ratio}: the removed share must lie between 0 and 1 (0.3 or 30%)")
+        return float(value)
+
+
+def parse_amount(name: str, amount: Amount, whole: float) -> int | float:
+    """A target as a number: percent of ``whole``, or absolute with K/M/G/T or byte units."""
+    text = str(amount)
+    match = _NUMBER.fullmatch(text)
+    bad = InputError(f"--{name} {text}: cannot be read; write 50%, 1.2G or a plain number")
+    if match is None:
+        raise bad
+    value, unit = float(match[1]), match[2].upper()
+    if unit == "%":
+        if not 0 < value <= 100:
+            raise InputError(f"--{name} {text}: a percent lies between 0 and 100")
+        return value / 100 * whole if whole <= 1 else int(value / 100 * whole)
+    if name == "size" and (unit in _BYTES or unit in _UNITS):
+        value *= _BYTES.get(unit, 0) or _UNITS[unit]
+    elif unit in _UNITS:
+        value *= _UNITS[unit]
+    else:
+        raise bad
+    if value <= 0:
+        raise InputError(f"--{name} {text}: must be above zero")
+    return value if name == "ratio" else int(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Constraints:
+    """What every solution must respect.
+
+    Attributes:
+        align: Kept widths are multiples of this where a group is wide enough; 1 frees them.
+        min_channels: Units every group keeps at least.
+        max_ratio: Largest share of units a group may lose.
+        ignore: Regular expressions; nodes, weights and module paths that match stay whole.
+        only: Regular expressions; only units of matching nodes, weights and module paths may leave.
+    """
+
+    align: int = 8
+    min_channels: int = 1
+    max_ratio: float = 0.9
+    ignore: tuple[str, ...] = field(default=())
+    only: tuple[str, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        if self.align < 1:
+            raise InputError(f"--align {self.align}: must be 1 or more")
+        if self.min_channels < 1:
+            raise InputError(f"--min-channels {self.min_channels}: must be 1 or more")
+        if not 0 < self.max_ratio <= 1:
+            raise InputError(f"--max-ratio {self.max_ratio}: must lie in (0, 1]")
