@@ -1,0 +1,366 @@
+"""The verbs: load, analyze, plan, apply, verify, prune, save."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from graphprune.algebra.axis import Ids
+from graphprune.budget.selection import allowed_units
+from graphprune.budget.solver import solve
+from graphprune.budget.targets import Amount, Constraints, Targets
+from graphprune.cost.model import CostModel, Costs
+from graphprune.coupling.groups import Cut, DependencyGraph
+from graphprune.coupling.groups import analyze as _analyze
+from graphprune.errors import InputError, NothingToPruneError, VerificationError
+from graphprune.graph.model import Array, Graph
+from graphprune.graph.onnx import Source
+from graphprune.graph.onnx import load as load
+from graphprune.importance.base import Criterion, score
+from graphprune.plan import Plan, make_plan, planned_units
+from graphprune.rewrite.files import file_bytes, save, stamp
+from graphprune.rewrite.onnx import rewrite
+from graphprune.verify.bisect import culprits
+from graphprune.verify.compare import Verdict, verify_cut
+
+__all__ = ["Result", "analyze", "apply", "load", "plan", "prune", "save", "verify"]
+
+Progress = Callable[[str], None]
+_ROUNDS = 5
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a prune gave.
+
+    Attributes:
+        model: The pruned ``onnx_ir.Model``.
+        plan: What was removed.
+        deps: The dependency graph of the original.
+        before: Costs of the original.
+        after: Costs of the pruned model.
+        verdict: The proof, None when verification was switched off.
+        frozen: Groups that were given up because they did not verify.
+    """
+
+    model: ir.Model
+    plan: Plan
+    deps: DependencyGraph
+    before: Costs
+    after: Costs
+    verdict: Verdict | None
+    frozen: tuple[str, ...] = ()
+
+
+def _graph(source: Source | Graph, input_shapes: Mapping[str, tuple[int, ...]] | None = None) -> Graph:
+    return source if isinstance(source, Graph) else load(source, input_shapes=input_shapes)
+
+
+def analyze(source: Source | Graph | DependencyGraph) -> DependencyGraph:
+    """Find the coupled channels of a model.
+
+    Args:
+        source: Path, ModelProto, ``onnx_ir.Model`` or a loaded graph.
+
+    Returns:
+        The dependency graph: ``groups``, ``blocked``, ``explain(name)`` and ``graph`` (networkx).
+
+    Raises:
+        InputError: The model cannot be read.
+    """
+    return source if isinstance(source, DependencyGraph) else _analyze(_graph(source))
+
+
+def plan(
+    source: Source | Graph | DependencyGraph,
+    *,
+    macs: Amount | None = None,
+    params: Amount | None = None,
+    size: Amount | None = None,
+    ratio: Amount | None = None,
+    criterion: str | Criterion = "l2",
+    seed: int = 0,
+    align: int = 8,
+    min_channels: int = 1,
+    max_ratio: float = 0.9,
+    ignore: Sequence[str] = (),
+    only: Sequence[str] = (),
+) -> Plan:
+    """Decide what to remove.
+
+    Args:
+        source: Model or dependency graph.
+        macs: Limit on MACs, "50%" (what remains) or "1.2G".
+        params: Limit on parameters.
+        size: Limit on the bytes of the written file.
+        ratio: Share of channels that every group loses, 0.3 or "30%".
+        criterion: "l2", "l1", "random", or a function (deps, seed) → scores per unit.
+        seed: Seed of criteria that draw.
+        align: Kept widths are multiples of this where a group is wide enough.
+        min_channels: Units every group keeps at least.
+        max_ratio: Largest share of units a group may lose.
+        ignore: Patterns of nodes, weights and module paths that stay whole.
+        only: Patterns outside which everything stays whole.
+
+    Raises:
+        InputError: An option cannot be read or a pattern matches nothing.
+        InfeasibleError: The limits cannot be met.
+        NothingToPruneError: No unit can be removed.
+    """
+    deps = analyze(source)
+    targets = Targets(macs, params, size, ratio)
+    constraints = Constraints(align, min_channels, max_ratio, tuple(ignore), tuple(only))
+    return _Planner(deps, targets, constraints, criterion, seed).plan()
+
+
+class _Planner:
+    """Scores once, then solves as often as verification asks for."""
+
+    def __init__(
+        self,
+        deps: DependencyGraph,
+        targets: Targets,
+        constraints: Constraints,
+        criterion: str | Criterion,
+        seed: int,
+    ) -> None:
+        self.deps = deps
+        self.cost = CostModel(deps)
+        self.dense = self.cost.costs(np.zeros(deps.state.store.count, bool))
+        self.limits = targets.limits(self.dense, file_bytes(deps.source.source))
+        self.ratio = targets.removed_share()
+        self.constraints = constraints
+        self.allowed = allowed_units(deps, constraints.ignore, constraints.only)
+        if not any(self.allowed[g.units].any() for g in deps.groups):
+            raise NothingToPruneError(_why_nothing(deps))
+        self.scores = score(deps, criterion, seed)
+        name = criterion if isinstance(criterion, str) else getattr(criterion, "__name__", "custom")
+        given = {k: v for k, v in asdict(targets).items() if v is not None}
+        self.recipe = {**given, "criterion": name, "seed": seed, **asdict(constraints)}
+
+    def units(self) -> Ids:
+        """Units to remove under the limits.
+
+        Raises:
+            NothingToPruneError: The widths allowed leave everything as it is.
+        """
+        units = solve(
+            self.deps,
+            self.scores,
+            self.cost,
+            self.limits,
+            constraints=self.constraints,
+            allowed=self.allowed,
+            ratio=self.ratio,
+        )
+        if not units.size:
+            raise NothingToPruneError(
+                f"{self.deps.source.name}: no group is wide enough to lose anything under these constraints;"
+                " lower --align or raise the target"
+            )
+        return units
+
+    def write(self, units: Ids) -> Plan:
+        after = self.cost.costs(self.deps.cut(units).removed)
+        return make_plan(self.deps, units, recipe=self.recipe, before=asdict(self.dense), after=asdict(after))
+
+    def plan(self) -> Plan:
+        return self.write(self.units())
+
+
+def _why_nothing(deps: DependencyGraph) -> str:
+    """One line with the most frequent reasons that block the model."""
+    weight: dict[str, float] = {}
+    for b in deps.blocked:
+        size = float(np.prod(deps.source.weights[b.tensor].shape))
+        weight[str(b.reason)] = weight.get(str(b.reason), 0.0) + size
+    opaque = dict.fromkeys(deps.state.opaque.values())
+    reasons = [*opaque, *sorted(weight, key=lambda r: -weight[r])][:4]
+    detail = "; ".join(reasons) or "it has no float weights that a rule can label"
+    return f"{deps.source.name}: nothing can be pruned: {detail}"
+
+
+def apply(source: Source | Graph, plan: Plan | str | Path) -> ir.Model:
+    """Carry out a plan; pure: the source is not changed, nothing is verified.
+
+    Raises:
+        InputError: The plan does not fit the model.
+    """
+    deps = analyze(source)
+    ready = plan if isinstance(plan, Plan) else Plan.read(plan)
+    model = rewrite(deps.cut(planned_units(deps, ready)))
+    stamp(model, ready, verified=False)
+    return model
+
+
+def verify(
+    source: Source | Graph,
+    pruned: Source,
+    plan: Plan | str | Path,
+    *,
+    feeds: Sequence[dict[str, Array]] = (),
+    samples: int = 1,
+    seed: int = 0,
+) -> Verdict:
+    """Compare a pruned model with the masked original.
+
+    Args:
+        source: The original model.
+        pruned: The pruned model, e.g. a file written earlier.
+        plan: The plan that led from one to the other.
+        feeds: Inputs to use beside random ones.
+        samples: Random inputs per input size.
+        seed: Seed of the random inputs.
+
+    Raises:
+        InputError: A model or the plan cannot be read, or they do not fit each other.
+    """
+    deps = analyze(source)
+    ready = plan if isinstance(plan, Plan) else Plan.read(plan)
+    model = _graph(pruned).source
+    return verify_cut(deps.cut(planned_units(deps, ready)), model, feeds=feeds, samples=samples, seed=seed)
+
+
+def prune(
+    source: Source | Graph,
+    output: str | Path | None = None,
+    *,
+    check: bool = True,
+    feeds: Sequence[dict[str, Array]] = (),
+    samples: int = 1,
+    progress: Progress = lambda _: None,
+    input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    from_plan: Plan | None = None,
+    **options: Any,
+) -> Result:
+    """Make a model smaller and prove that it is right.
+
+    Args:
+        source: Path, ModelProto, ``onnx_ir.Model`` or loaded graph; never changed.
+        output: Where to write the pruned model; None only returns it.
+        check: Verify against the masked original; culprits are found by bisection, frozen, and planned around.
+        feeds: Inputs for verification beside random ones.
+        samples: Random inputs per input size.
+        progress: Called with the name of each step.
+        input_shapes: Sizes of inputs with dynamic axes.
+        from_plan: Carry out this plan instead of making one.
+        options: Targets and constraints, see :func:`plan`.
+
+    Returns:
+        The result; its ``model`` is what was written.
+
+    Raises:
+        InputError: Bad file, plan or option.
+        InfeasibleError: The target cannot be met.
+        NothingToPruneError: No unit can be removed.
+        VerificationError: The result could not be proved right; nothing was written.
+    """
+    if output is not None:
+        _check_output(source, Path(output))
+    progress("load")
+    graph = _graph(source, input_shapes)
+    progress("analyze")
+    deps = analyze(graph)
+    result = _replay(deps, from_plan, check, feeds, samples, progress) if from_plan else None
+    if result is None:
+        result = _search(deps, options, check, feeds, samples, progress)
+    if output is not None:
+        progress("write")
+        save(result.model, output)
+    return result
+
+
+def _check_output(source: Source | Graph, output: Path) -> None:
+    """The input is never overwritten, and the folder must exist."""
+    if isinstance(source, str | Path) and Path(source).resolve() == output.resolve():
+        raise InputError(f"{output}: the output would overwrite the input; give another name")
+    if not output.resolve().parent.is_dir():
+        raise InputError(f"{output}: the folder {output.parent} does not exist")
+
+
+def _replay(
+    deps: DependencyGraph,
+    ready: Plan,
+    check: bool,  # noqa: FBT001 - internal
+    feeds: Sequence[dict[str, Array]],
+    samples: int,
+    progress: Progress,
+) -> Result:
+    units = planned_units(deps, ready)
+    cut = deps.cut(units)
+    progress("rewrite")
+    model = rewrite(cut)
+    stamp(model, ready, verified=check)
+    cost = CostModel(deps)
+    before, after = cost.costs(np.zeros_like(cut.removed)), cost.costs(cut.removed)
+    if not check:
+        return Result(model, ready, deps, before, after, None)
+    progress("verify")
+    verdict = verify_cut(cut, model, feeds=feeds, samples=samples)
+    verdict.raise_if_failed()
+    return Result(model, ready, deps, before, after, verdict)
+
+
+def _search(
+    deps: DependencyGraph,
+    options: Mapping[str, Any],
+    check: bool,  # noqa: FBT001 - internal
+    feeds: Sequence[dict[str, Array]],
+    samples: int,
+    progress: Progress,
+) -> Result:
+    """Plan, rewrite, verify; give up culprits and plan again."""
+    planner = _planner(deps, options)
+    frozen: list[str] = []
+    verdict: Verdict | None = None
+    for _ in range(_ROUNDS):
+        progress("plan")
+        units = planner.units()
+        ready = planner.write(units)
+        cut = deps.cut(units)
+        progress("rewrite")
+        model = rewrite(cut)
+        stamp(model, ready, verified=check)
+        after = planner.cost.costs(cut.removed)
+        if not check:
+            return Result(model, ready, deps, planner.dense, after, None)
+        progress("verify")
+        verdict = verify_cut(cut, model, feeds=feeds, samples=samples)
+        if verdict.passed:
+            return Result(model, ready, deps, planner.dense, after, verdict, tuple(frozen))
+        progress("bisect")
+        bad = culprits(deps, cut, lambda c: verify_cut(c, rewrite(c), feeds=feeds, samples=samples).passed)
+        if not bad:
+            break
+        for group in bad:
+            planner.allowed[group.units] = False
+            frozen.append(group.name)
+    text = verdict.text if verdict is not None else ""
+    raise VerificationError(
+        f"{deps.source.name}: the pruned model {text}; given up: {', '.join(frozen) or 'no single group is to blame'};"
+        " nothing was written"
+    )
+
+
+def _planner(deps: DependencyGraph, options: Mapping[str, Any]) -> _Planner:
+    rest = dict(options)
+    targets = Targets(**{k: rest.pop(k, None) for k in ("macs", "params", "size", "ratio")})
+    criterion, seed = rest.pop("criterion", "l2"), rest.pop("seed", 0)
+    constraints = replace(Constraints(), **{k: tuple(v) if isinstance(v, list) else v for k, v in rest.items()})
+    return _Planner(deps, targets, constraints, criterion, seed)
+
+
+def as_proto(model: ir.Model) -> onnx.ModelProto:
+    """The pruned model as a ModelProto."""
+    return ir.to_proto(model)
+
+
+def cut_of(deps: DependencyGraph, plan: Plan) -> Cut:
+    """The cut that a plan makes in a model."""
+    return deps.cut(planned_units(deps, plan))
