@@ -1,7 +1,7 @@
 """Structural pruning of exported networks: smaller dense models, with proof that nothing else changed.
 
-    import graphprune as gp
-    result = gp.prune("model.onnx", "small.onnx", macs="50%")
+import graphprune as gp
+result = gp.prune("model.onnx", "small.onnx", macs="50%")
 """
 
 from __future__ import annotations

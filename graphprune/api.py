@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +11,18 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from graphprune.algebra.axis import Ids
-from graphprune.budget.selection import allowed_units
-from graphprune.budget.solver import solve
+from graphprune.budget.planner import Planner
 from graphprune.budget.targets import Amount, Constraints, Targets
 from graphprune.cost.model import CostModel, Costs
-from graphprune.coupling.groups import Cut, DependencyGraph
+from graphprune.coupling.cut import Cut
+from graphprune.coupling.groups import DependencyGraph
 from graphprune.coupling.groups import analyze as _analyze
-from graphprune.errors import InputError, NothingToPruneError, VerificationError
+from graphprune.errors import InputError, VerificationError
 from graphprune.graph.model import Array, Graph
-from graphprune.graph.onnx import Source
-from graphprune.graph.onnx import load as load
-from graphprune.importance.base import Criterion, score
-from graphprune.plan import Plan, make_plan, planned_units
-from graphprune.rewrite.files import file_bytes, save, stamp
+from graphprune.graph.onnx import Source, load
+from graphprune.importance.base import Criterion
+from graphprune.plan import Plan, planned_units
+from graphprune.rewrite.files import save, stamp
 from graphprune.rewrite.onnx import rewrite
 from graphprune.verify.bisect import culprits
 from graphprune.verify.compare import Verdict, verify_cut
@@ -116,74 +114,7 @@ def plan(
     deps = analyze(source)
     targets = Targets(macs, params, size, ratio)
     constraints = Constraints(align, min_channels, max_ratio, tuple(ignore), tuple(only))
-    return _Planner(deps, targets, constraints, criterion, seed).plan()
-
-
-class _Planner:
-    """Scores once, then solves as often as verification asks for."""
-
-    def __init__(
-        self,
-        deps: DependencyGraph,
-        targets: Targets,
-        constraints: Constraints,
-        criterion: str | Criterion,
-        seed: int,
-    ) -> None:
-        self.deps = deps
-        self.cost = CostModel(deps)
-        self.dense = self.cost.costs(np.zeros(deps.state.store.count, bool))
-        self.limits = targets.limits(self.dense, file_bytes(deps.source.source))
-        self.ratio = targets.removed_share()
-        self.constraints = constraints
-        self.allowed = allowed_units(deps, constraints.ignore, constraints.only)
-        if not any(self.allowed[g.units].any() for g in deps.groups):
-            raise NothingToPruneError(_why_nothing(deps))
-        self.scores = score(deps, criterion, seed)
-        name = criterion if isinstance(criterion, str) else getattr(criterion, "__name__", "custom")
-        given = {k: v for k, v in asdict(targets).items() if v is not None}
-        self.recipe = {**given, "criterion": name, "seed": seed, **asdict(constraints)}
-
-    def units(self) -> Ids:
-        """Units to remove under the limits.
-
-        Raises:
-            NothingToPruneError: The widths allowed leave everything as it is.
-        """
-        units = solve(
-            self.deps,
-            self.scores,
-            self.cost,
-            self.limits,
-            constraints=self.constraints,
-            allowed=self.allowed,
-            ratio=self.ratio,
-        )
-        if not units.size:
-            raise NothingToPruneError(
-                f"{self.deps.source.name}: no group is wide enough to lose anything under these constraints;"
-                " lower --align or raise the target"
-            )
-        return units
-
-    def write(self, units: Ids) -> Plan:
-        after = self.cost.costs(self.deps.cut(units).removed)
-        return make_plan(self.deps, units, recipe=self.recipe, before=asdict(self.dense), after=asdict(after))
-
-    def plan(self) -> Plan:
-        return self.write(self.units())
-
-
-def _why_nothing(deps: DependencyGraph) -> str:
-    """One line with the most frequent reasons that block the model."""
-    weight: dict[str, float] = {}
-    for b in deps.blocked:
-        size = float(np.prod(deps.source.weights[b.tensor].shape))
-        weight[str(b.reason)] = weight.get(str(b.reason), 0.0) + size
-    opaque = dict.fromkeys(deps.state.opaque.values())
-    reasons = [*opaque, *sorted(weight, key=lambda r: -weight[r])][:4]
-    detail = "; ".join(reasons) or "it has no float weights that a rule can label"
-    return f"{deps.source.name}: nothing can be pruned: {detail}"
+    return Planner(deps, targets, constraints, criterion, seed).plan()
 
 
 def apply(source: Source | Graph, plan: Plan | str | Path) -> ir.Model:
@@ -316,7 +247,7 @@ def _search(
     progress: Progress,
 ) -> Result:
     """Plan, rewrite, verify; give up culprits and plan again."""
-    planner = _planner(deps, options)
+    planner = Planner.from_options(deps, options)
     frozen: list[str] = []
     verdict: Verdict | None = None
     for _ in range(_ROUNDS):
@@ -338,22 +269,13 @@ def _search(
         bad = culprits(deps, cut, lambda c: verify_cut(c, rewrite(c), feeds=feeds, samples=samples).passed)
         if not bad:
             break
-        for group in bad:
-            planner.allowed[group.units] = False
-            frozen.append(group.name)
+        planner.give_up(bad)
+        frozen.extend(group.name for group in bad)
     text = verdict.text if verdict is not None else ""
     raise VerificationError(
         f"{deps.source.name}: the pruned model {text}; given up: {', '.join(frozen) or 'no single group is to blame'};"
         " nothing was written"
     )
-
-
-def _planner(deps: DependencyGraph, options: Mapping[str, Any]) -> _Planner:
-    rest = dict(options)
-    targets = Targets(**{k: rest.pop(k, None) for k in ("macs", "params", "size", "ratio")})
-    criterion, seed = rest.pop("criterion", "l2"), rest.pop("seed", 0)
-    constraints = replace(Constraints(), **{k: tuple(v) if isinstance(v, list) else v for k, v in rest.items()})
-    return _Planner(deps, targets, constraints, criterion, seed)
 
 
 def as_proto(model: ir.Model) -> onnx.ModelProto:

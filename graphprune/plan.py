@@ -1,4 +1,4 @@
-"""The plan: what to remove, in original coordinates, as versioned JSON that replays on any model with the same names."""
+"""The plan: what to remove, in original coordinates, as versioned JSON that replays on any model of the same names."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Plan(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    version: Literal[1] = VERSION
+    version: Literal[1] = 1
     recipe: dict[str, Any] = {}
     before: dict[str, int] = {}
     after: dict[str, int] = {}
@@ -58,7 +58,7 @@ class Plan(BaseModel):
     def to_json(self) -> str:
         """Compact JSON with a line per group and weight; equal plans give equal text."""
         data = self.model_dump(mode="json")
-        lines = [f' {json.dumps(k)}: {json.dumps(data[k])}' for k in ("version", "recipe", "before", "after")]
+        lines = [f" {json.dumps(k)}: {json.dumps(data[k])}" for k in ("version", "recipe", "before", "after")]
         groups = ",\n".join(f"  {json.dumps(g)}" for g in data["groups"])
         weights = ",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in data["weights"].items())
         lines.append(f' "groups": [\n{groups}\n ]')
@@ -139,10 +139,10 @@ def planned_units(deps: DependencyGraph, plan: Plan) -> Ids:
     units = np.flatnonzero((total > 0) & (gone == total)).astype(np.int32)
     cut = deps.cut(units)
     for name, axes in plan.weights.items():
-        for axis, positions in axes.items():
+        for axis, listed in axes.items():
             kept = cut.kept(name, axis)
             size = deps.source.weights[name].shape[axis] if axis < len(deps.source.weights[name].shape) else 0
-            if len(positions) != size - (size if kept is None else len(kept)):
+            if len(listed) != size - (size if kept is None else len(kept)):
                 raise InputError(
                     f"{name_of_model}: the plan's cut of weight {name} axis {axis} does not fit this model's couplings;"
                     " it was made for another graph"

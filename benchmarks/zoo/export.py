@@ -47,9 +47,7 @@ def label(mode: tuple[str, ...]) -> str:
     return "+".join(mode) or "static"
 
 
-def convert(
-    model: nn.Module, entry: Entry, inputs: tuple[Tensor, ...], exporter: str, path: Path, mode: str
-) -> None:
+def convert(model: nn.Module, entry: Entry, inputs: tuple[Tensor, ...], exporter: str, path: Path, mode: str) -> None:
     """Write one ONNX file, with the sizes named in `mode` left open."""
     import torch
 
@@ -133,9 +131,7 @@ def work(name: str, exporter: str, mode: str, path: Path) -> dict[str, Any]:
     opened = mode.split("+")
     shapes = {
         value.name: {
-            "shape": [
-                sizes[size] if isinstance(size, str) and size not in opened else size for size in value.shape
-            ],
+            "shape": [sizes[size] if isinstance(size, str) and size not in opened else size for size in value.shape],
             "kind": value.kind,
         }
         for value in entry.inputs
@@ -164,9 +160,7 @@ def attempt(name: str, exporter: str, mode: str, path: Path) -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks.zoo.export", "--worker", name, exporter, mode, str(path)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=TIMEOUT, env=environment, check=False
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, env=environment, check=False)
     except subprocess.TimeoutExpired:
         return {"error": f"no result after {TIMEOUT:.0f} s"}
     for line in done.stdout.splitlines():
@@ -236,10 +230,7 @@ def main() -> None:
         for future in as_completed(futures):
             key, result = futures[future], future.result()
             record(key, result)
-            said = (
-                result.get("error")
-                or f"{result['mode']}, {result['seconds']} s, error {result['rel_error']:.1e}"
-            )
+            said = result.get("error") or f"{result['mode']}, {result['seconds']} s, error {result['rel_error']:.1e}"
             print(f"{key}: {said}", flush=True)
 
 

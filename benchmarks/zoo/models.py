@@ -164,9 +164,7 @@ TRANSFORMERS: dict[str, Entry] = {
         position_biased_input=False,
     ),
     "mpnet": encoder("mpnet"),
-    "modernbert": encoder(
-        "modernbert", cls_token_id=1, sep_token_id=2, num_hidden_layers=3, local_attention=8
-    ),
+    "modernbert": encoder("modernbert", cls_token_id=1, sep_token_id=2, num_hidden_layers=3, local_attention=8),
     "gpt2": causal("gpt2"),
     "gpt_neox": causal("gpt_neox"),
     "opt": causal("opt", ffn_dim=128, word_embed_proj_dim=64),

@@ -23,9 +23,7 @@ class Axis:
 
     __slots__ = ("n", "parts", "resolved", "units", "version", "why")
 
-    def __init__(
-        self, n: int, units: Ids | None, why: int = 0, parts: tuple[tuple[Axis, bool], ...] = ()
-    ) -> None:
+    def __init__(self, n: int, units: Ids | None, why: int = 0, parts: tuple[tuple[Axis, bool], ...] = ()) -> None:
         self.n = n
         self.units = units
         self.why = why

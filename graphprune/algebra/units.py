@@ -127,7 +127,11 @@ class Units:
                 keep.append(j)
         if not keep:
             resolved = Axis(axis.n, None, int(why.max(initial=axis.why)))
-        elif len(keep) == units.shape[1] and np.array_equal(units, axis.resolved.units):
+        elif (
+            len(keep) == units.shape[1]
+            and axis.resolved.units is not None
+            and np.array_equal(units, axis.resolved.units)
+        ):
             resolved = axis.resolved
         else:
             resolved = Axis(axis.n, np.ascontiguousarray(units[:, keep]))

@@ -7,12 +7,13 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from graphprune.coupling.groups import DependencyGraph, Mask
+from graphprune.coupling.cut import Mask
+from graphprune.coupling.groups import DependencyGraph
 from graphprune.errors import InputError
 
 
 def allowed_units(deps: DependencyGraph, ignore: Sequence[str], only: Sequence[str]) -> Mask:
-    """bool per unit id: True where it may leave.
+    """Bool per unit id: True where it may leave.
 
     A pattern matches node names, weight names and the exporter's module paths (``re.search``). An ignored layer
     keeps its weights untouched, so the inputs it reads stay whole as well.
@@ -39,7 +40,9 @@ def _touched(deps: DependencyGraph, pattern: str, option: str) -> np.ndarray[tup
     tensors = list(_matching(deps, regex))
     if not tensors:
         names = [n.name for n in deps.source.nodes][:3]
-        raise InputError(f"{option} {pattern}: matches no node, weight or module path (names look like {', '.join(names)})")
+        raise InputError(
+            f"{option} {pattern}: matches no node, weight or module path (names look like {', '.join(names)})"
+        )
     parts = [
         axis.units.ravel()
         for name in tensors

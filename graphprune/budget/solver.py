@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from graphprune.algebra.axis import Ids
 from graphprune.budget.targets import Constraints
 from graphprune.cost.model import CostModel, Costs
-from graphprune.coupling.groups import DependencyGraph, Group, Mask
+from graphprune.coupling.cut import Mask
+from graphprune.coupling.groups import DependencyGraph, Group
 from graphprune.errors import InfeasibleError
 
 _CLOSE = 0.002

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from graphprune.cost.model import Costs
@@ -33,31 +34,31 @@ class Targets:
     size: Amount | None = None
     ratio: Amount | None = None
 
-    def limits(self, dense: Costs, file_bytes: int) -> dict[str, int]:
+    def limits(self, dense: Costs, file_bytes: Callable[[], int]) -> dict[str, int]:
         """Absolute limits by cost name ("macs", "params", "bytes").
 
         Args:
             dense: Costs of the original.
-            file_bytes: Size of the original file; what is not weights is kept as overhead.
+            file_bytes: Returns the size of the original file; what is not weights is kept as overhead.
 
         Raises:
             InputError: A target cannot be read, is not below the original, or none is given.
         """
         if all(v is None for v in (self.macs, self.params, self.size, self.ratio)):
             raise InputError("no target: give at least one of --macs, --params, --size, --ratio")
-        overhead = max(file_bytes - dense.bytes, 0)
+        written = file_bytes() if self.size is not None else dense.bytes
+        overhead = max(written - dense.bytes, 0)
         out: dict[str, int] = {}
         for name, key, amount, whole in (
             ("macs", "macs", self.macs, dense.macs),
             ("params", "params", self.params, dense.params),
-            ("size", "bytes", self.size, file_bytes),
+            ("size", "bytes", self.size, written),
         ):
             if amount is not None:
-                limit = parse_amount(name, amount, whole)
+                limit = int(parse_amount(name, amount, whole))
                 if limit >= whole:
-                    raise InputError(
-                        f"--{name} {amount} is met already: the model has {whole:,} {'bytes' if name == 'size' else name}"
-                    )
+                    unit = "bytes" if name == "size" else name
+                    raise InputError(f"--{name} {amount} is met already: the model has {whole:,} {unit}")
                 out[key] = limit - overhead if name == "size" else limit
         return out
 

@@ -10,7 +10,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from graphprune.algebra import Axis
-from graphprune.coupling.groups import DependencyGraph, Mask
+from graphprune.coupling.cut import Mask
+from graphprune.coupling.groups import DependencyGraph
 from graphprune.graph.model import Weight
 
 
@@ -40,7 +41,8 @@ class _Terms:
             self.index[i, : len(row)] = row
 
     def values(self, lengths: NDArray[np.float64]) -> NDArray[np.float64]:
-        return self.factor * lengths[self.index].prod(axis=1)
+        out: NDArray[np.float64] = self.factor * lengths[self.index].prod(axis=1)
+        return out
 
 
 class CostModel:
@@ -62,7 +64,9 @@ class CostModel:
         params, sizes = [], []
         for name, weight in _stored(deps):
             axes = deps.types.get(name) or ()
-            known = [a if a is not None else deps.state.store.frozen(n, 0) for a, n in zip(axes, weight.shape, strict=False)]
+            known = [
+                a if a is not None else deps.state.store.frozen(n, 0) for a, n in zip(axes, weight.shape, strict=False)
+            ]
             factor = 1.0 if axes else float(np.prod(weight.shape, dtype=np.float64))
             params.append(self._term(factor, known))
             sizes.append(ir.DataType[weight.dtype.upper()].itemsize if weight.dtype != "string" else 0)

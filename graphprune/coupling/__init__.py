@@ -1,0 +1,1 @@
+"""Coupled channels: the rules driven over a graph, and the groups that come out."""

@@ -8,20 +8,16 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from graphprune import rules
 from graphprune.algebra import Axis, Reason
 from graphprune.algebra.axis import Ids
+from graphprune.coupling.cut import Cut
 from graphprune.coupling.propagate import propagate
-from graphprune.graph.model import Graph, Node
+from graphprune.graph.model import Graph
 from graphprune.rules.context import Site, State
-from graphprune.rules.edit import Change, Edit, Kept
 
 if TYPE_CHECKING:
     import networkx
-
-Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,65 +74,6 @@ class Blocked:
     positions: int
     size: int
     reason: Reason
-
-
-@dataclass(frozen=True)
-class Cut:
-    """Kept positions of every axis after some units are removed.
-
-    Attributes:
-        deps: Where the labels come from.
-        removed: bool per unit id: True where the unit is removed.
-    """
-
-    deps: DependencyGraph
-    removed: Mask
-    _memo: dict[int, Kept | None] = field(default_factory=dict, repr=False)
-
-    def kept(self, tensor: str, axis: int) -> Kept | None:
-        """Kept positions of an axis, ascending; None when nothing is removed."""
-        axes = self.deps.types.get(tensor)
-        found = axes[axis] if axes is not None and axis < len(axes) else None
-        if found is None or found.units is None:
-            return None
-        key = id(found)
-        if key not in self._memo:
-            gone = self.removed[found.units].any(axis=1)
-            self._memo[key] = np.flatnonzero(~gone) if gone.any() else None
-        return self._memo[key]
-
-    def ratio(self, tensor: str, axis: int) -> tuple[int, int]:
-        """For a dynamic axis that is a product: new over old size of its static factors; (1, 1) otherwise."""
-        axes = self.deps.types.get(tensor)
-        found = axes[axis] if axes is not None and axis < len(axes) else None
-        old = new = 1
-        for part, dynamic in found.parts if found is not None else ():
-            units = self.deps.state.store.resolve(part).units
-            if not dynamic and units is not None:
-                old *= part.n
-                new *= int((~self.removed[units].any(axis=1)).sum())
-        return new, old
-
-    def moved(self, tensor: str, axis: int) -> bool:
-        """Whether a dynamic axis is a product in which something is removed."""
-        new, old = self.ratio(tensor, axis)
-        return new != old
-
-    def touched(self, tensor: str) -> bool:
-        """Whether any axis of a tensor loses positions."""
-        axes = self.deps.types.get(tensor) or ()
-        return any(self.kept(tensor, a) is not None or self.moved(tensor, a) for a in range(len(axes)))
-
-    def edit(self, node: Node) -> Change | None:
-        """What the node's rule changes in it, None when nothing."""
-        found = rules.find(node)
-        if found is None or found.edit is None:
-            return None
-        if not any(self.touched(name) for name in (*node.inputs, *node.outputs) if name):
-            return None
-        edit = Edit(self.deps.source, node, self.kept, self.ratio)
-        found.edit(edit)
-        return edit.change
 
 
 @dataclass(frozen=True)
@@ -225,7 +162,8 @@ class DependencyGraph:
         """
         from graphprune.coupling.explain import explain
 
-        return explain(self, name)
+        text: str = explain(self, name)
+        return text
 
 
 def analyze(graph: Graph) -> DependencyGraph:
@@ -274,19 +212,21 @@ def _groups(graph: Graph, types: Mapping[str, tuple[Axis | None, ...]], count: i
                 tallies[id(axis)] = ids[held], rows[held].astype(np.int32)
                 fresh = order[ids[held]] == np.iinfo(np.int64).max
                 order[ids[held][fresh]] = (len(axes) << 32) + first[held][fresh]
-            ids, rows = tallies[id(axis)]
+            held_ids, held_rows = tallies[id(axis)]
             salt = mix.integers(1, 1 << 62, dtype=np.uint64) | np.uint64(1)
-            signature[ids] += salt * (rows.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(1))
+            signature[held_ids] += salt * (held_rows.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(1))
             axes.append((name, a, axis))
     units = np.flatnonzero(signature).astype(np.int32)
     units = units[np.argsort(order[units], kind="stable")]
     _, first, kind = np.unique(signature[units], return_index=True, return_inverse=True)
     rank = np.argsort(np.argsort(first))
     by_kind = np.argsort(rank[kind], kind="stable")
-    bounds = np.cumsum(np.bincount(rank[kind], minlength=len(first)))[:-1] if len(units) else []
+    if not len(units):
+        return
+    bounds = np.cumsum(np.bincount(rank[kind], minlength=len(first)))[:-1]
     taken: dict[str, int] = {}
-    spans = _spans(axes, tallies, count)
-    for ids in np.split(units[by_kind], bounds) if len(units) else []:
+    spans = _spans(axes, tallies)
+    for ids in np.split(units[by_kind], bounds):
         members = tuple(spans(int(ids[0])))
         widest = max(members, key=lambda m: (int(np.prod(graph.weights[m.tensor].shape)), -m.axis))
         name = f"{widest.tensor}[{widest.axis}]"
@@ -294,10 +234,8 @@ def _groups(graph: Graph, types: Mapping[str, tuple[Axis | None, ...]], count: i
         yield Group(name if taken[name] == 1 else f"{name}/{taken[name]}", ids, members)
 
 
-def _spans(
-    axes: Sequence[tuple[str, int, Axis]], tallies: Mapping[int, tuple[Ids, Ids]], count: int
-) -> Any:
-    """Function from a unit to the weight axes that hold it."""
+def _spans(axes: Sequence[tuple[str, int, Axis]], tallies: Mapping[int, tuple[Ids, Ids]]) -> Any:
+    """Function from a unit to the members that hold it."""
     distinct: dict[int, list[tuple[str, int]]] = {}
     for name, a, axis in axes:
         distinct.setdefault(id(axis), []).append((name, a))

@@ -12,9 +12,7 @@ from graphprune.graph.model import Node, Value
 PERMUTE = "AxisPermute"
 
 
-def fuse_permutations(
-    nodes: Sequence[Node], values: Mapping[str, Value], outputs: Sequence[str]
-) -> tuple[Node, ...]:
+def fuse_permutations(nodes: Sequence[Node], values: Mapping[str, Value], outputs: Sequence[str]) -> tuple[Node, ...]:
     """Replace Reshape → Transpose → Reshape that only permutes one axis by one ``graphprune.AxisPermute`` node.
 
     A channel shuffle kept as a box couples the j-th channels of all blocks; as a permutation it couples nothing.

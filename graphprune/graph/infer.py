@@ -21,7 +21,15 @@ Shape = tuple[int, ...]
 UNKNOWN = -1
 MAX_KNOWN = 1 << 16
 MAX_SETTING = 8  # float operands such as the scales of a Resize
-_RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial", "Dropout"}
+_RANDOM = {
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+    "Bernoulli",
+    "Multinomial",
+    "Dropout",
+}
 # Operators whose schema leaves the output shape open although it is the first input's.
 _SAME_SHAPE = {"GroupNormalization"}
 
@@ -92,7 +100,7 @@ class _Pass:
         if tensor is None:
             self._put(name, int(value.dtype or 0), _static(value.shape))
             return
-        shape = tuple(int(d) for d in tensor.shape)
+        shape = tensor_shape(tensor)
         self._put(name, int(tensor.dtype), shape)
         size = int(np.prod(shape, dtype=np.int64))
         index_like = tensor.dtype in (ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL)
@@ -116,7 +124,11 @@ class _Pass:
         name, out = node.inputs[0].name if node.inputs[0] else "", node.outputs[0].name or ""
         shape = self.facts.shapes.get(name or "")
         if shape is None or UNKNOWN in shape:
-            self._put(out, onnx.TensorProto.INT64, None if shape is None or node.op_type == "Size" else (len(shape),))
+            self._put(
+                out,
+                onnx.TensorProto.INT64,
+                None if shape is None or node.op_type == "Size" else (len(shape),),
+            )
             return
         if node.op_type == "Size":
             self._know(out, np.array(np.prod(shape, dtype=np.int64)))
@@ -145,7 +157,7 @@ class _Pass:
                 runner = self.evaluators[key] = ReferenceEvaluator(proto, opsets=opsets)
             feed = {f"i{k}": self.facts.known[n] for k, n in enumerate(names) if n}
             results = runner.run(None, feed)
-        except Exception:  # noqa: BLE001 - any operator may refuse; its shape function still types it
+        except Exception:
             return False
         for value, result in zip(node.outputs, results, strict=False):
             if not isinstance(result, np.ndarray | np.generic) or np.size(result) > MAX_KNOWN:
@@ -207,7 +219,12 @@ class _Pass:
         }
         try:
             return shape_inference.infer_node_outputs(
-                schema, _proto(node), types, data, opset_imports=self.imports, ir_version=self.model.ir_version
+                schema,
+                _proto(node),
+                types,
+                data,
+                opset_imports=self.imports,
+                ir_version=self.model.ir_version,
             )
         except (shape_inference.InferenceError, RuntimeError, ValueError) as error:
             raise BadSizes(f"{node.op_type} {node.name or ''}: {str(error).splitlines()[0]}") from None
@@ -238,6 +255,11 @@ def constant_tensor(node: ir.Node) -> ir.TensorProtocol:
         if name in ("value_int", "value_ints"):
             return ir.tensor(np.array(attr.value, np.int64))
     return ir.tensor(np.array([], np.float32))
+
+
+def tensor_shape(tensor: ir.TensorProtocol) -> Shape:
+    """Sizes of a stored tensor."""
+    return tuple(int(d) for d in tensor.shape if isinstance(d, int))
 
 
 def _static(shape: ir.Shape | None) -> Shape | None:

@@ -101,7 +101,7 @@ class Graph:
         outputs: Names of the graph outputs.
         source: The object this was read from (an ``onnx_ir.Model``), for the rewriter.
         input_shapes: Input sizes at each probe; what verification and costs use.
-        default_name: True where node names were given by us.
+        file_bytes: Returns the bytes that the model takes when written.
     """
 
     name: str
@@ -114,6 +114,7 @@ class Graph:
     outputs: tuple[str, ...]
     source: Any = field(repr=False, default=None)
     input_shapes: tuple[Mapping[str, tuple[int, ...]], ...] = ()
+    file_bytes: Callable[[], int] = field(repr=False, default=lambda: 0)
 
     def constant(self, name: str) -> Array | None:
         """The fixed content of a value (a weight is read), or None when it is computed from data."""

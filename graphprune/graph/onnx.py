@@ -14,9 +14,10 @@ import onnx_ir as ir
 
 from graphprune.errors import InputError
 from graphprune.graph.fuse import fuse_permutations
-from graphprune.graph.infer import Facts, Shape, constant_tensor
+from graphprune.graph.infer import Facts, Shape, constant_tensor, tensor_shape
 from graphprune.graph.model import Array, Graph, Node, Value, Weight
 from graphprune.graph.probe import probe, real_inputs
+from graphprune.graph.sizes import file_bytes
 
 _SCOPE_KEYS = ("pkg.torch.onnx.name_scopes", "namespace")
 Source = str | Path | onnx.ModelProto | ir.Model
@@ -52,7 +53,7 @@ def read_model(source: Source) -> tuple[ir.Model, str]:
         raise InputError(f"{path}: no such file")
     try:
         model = ir.load(path)
-    except Exception as error:  # noqa: BLE001 - protobuf, JSON and text parsers raise what they like
+    except Exception as error:
         raise InputError(f"{path}: not a readable ONNX file ({_first_line(error)})") from None
     if not len(model.graph.outputs):
         raise InputError(f"{path}: not an ONNX model (no graph outputs)")
@@ -132,6 +133,7 @@ def _build(model: ir.Model, name: str, facts: list[Facts], sizes: list[dict[str,
         outputs=outputs,
         source=model,
         input_shapes=tuple(sizes),
+        file_bytes=partial(file_bytes, model),
     )
 
 
@@ -175,7 +177,8 @@ def _fills(model: ir.Model, facts: list[Facts]) -> Iterator[Weight]:
         shape = facts[0].shapes.get(name)
         if node.op_type != "ConstantOfShape" or node.domain not in ("", "ai.onnx") or name in facts[0].known:
             continue
-        if not shape or shape != facts[-1].shapes.get(name) or node.inputs[0].name not in facts[0].known:
+        operand = node.inputs[0].name if node.inputs[0] is not None else None
+        if not shape or shape != facts[-1].shapes.get(name) or operand not in facts[0].known:
             continue
         attr = node.attributes.get("value")
         fill = attr.as_tensor().numpy().ravel()[0] if attr is not None else np.float32(0)
@@ -184,7 +187,7 @@ def _fills(model: ir.Model, facts: list[Facts]) -> Iterator[Weight]:
 
 
 def _weight(name: str, tensor: ir.TensorProtocol, origin: str) -> Weight:
-    shape = tuple(int(d) for d in tensor.shape)
+    shape = tensor_shape(tensor)
     return Weight(name, name, shape, _dtype_name(int(tensor.dtype)), origin, tensor.numpy)
 
 

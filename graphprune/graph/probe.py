@@ -75,9 +75,7 @@ def real_inputs(model: ir.Model) -> list[ir.Value]:
     return [v for v in model.graph.inputs if v.name not in model.graph.initializers]
 
 
-def _candidates(
-    model: ir.Model, given: Mapping[str, Shape]
-) -> Iterator[tuple[dict[str, Shape], dict[str, Shape]]]:
+def _candidates(model: ir.Model, given: Mapping[str, Shape]) -> Iterator[tuple[dict[str, Shape], dict[str, Shape]]]:
     """Input sizes to try, each as a pair of probes; distinct symbols first get distinct sizes."""
     inputs = real_inputs(model)
     if all(v.shape is not None and all(isinstance(d, int) and d > 0 for d in v.shape) for v in inputs):
@@ -142,7 +140,7 @@ def _sizes(value: ir.Value, pair: Mapping[str, tuple[int, int]], which: int, giv
     for axis, dim in enumerate(value.shape):
         symbol = _symbol(value, axis)
         if symbol is None:
-            out.append(int(dim))  # type: ignore[arg-type]
+            out.append(dim if isinstance(dim, int) else 1)
             continue
         out.append(_evaluate(dim, bindings) or bindings[symbol])
     return tuple(out)

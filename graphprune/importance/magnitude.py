@@ -69,5 +69,7 @@ def _reduce(array: NDArray[np.float32], axis: int, power: int) -> NDArray[np.flo
     outer = int(np.prod(array.shape[:axis], dtype=np.int64))
     cube = array.reshape(outer, array.shape[axis], -1)
     if power == 2:
-        return np.einsum("aib,aib->i", cube, cube, optimize=False).astype(np.float64)
-    return np.abs(cube).sum(axis=(0, 2), dtype=np.float64)
+        sums = np.einsum("aib,aib->i", cube, cube, optimize=False)
+    else:
+        sums = np.abs(cube).sum(axis=(0, 2), dtype=np.float64)
+    return np.asarray(sums, np.float64)

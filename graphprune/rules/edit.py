@@ -94,8 +94,7 @@ class Edit:
     def out_sizes(self, slot: int = 0) -> list[int]:
         """New sizes of an output."""
         return [
-            n if (kept := self.kept_out(a, slot)) is None else len(kept)
-            for a, n in enumerate(self.out_shape(slot))
+            n if (kept := self.kept_out(a, slot)) is None else len(kept) for a, n in enumerate(self.out_shape(slot))
         ]
 
     def out_dynamic(self, slot: int = 0) -> tuple[bool, ...]:

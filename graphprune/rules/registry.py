@@ -35,9 +35,7 @@ class Rule:
 _RULES: dict[str, Rule] = {}
 
 
-def rule(
-    *ops: str, kind: str, edit: Editor | None = None, level: str = "exact"
-) -> Callable[[Relation], Relation]:
+def rule(*ops: str, kind: str, edit: Editor | None = None, level: str = "exact") -> Callable[[Relation], Relation]:
     """Register a relation for operators, e.g. ``@rule("Conv", kind="GROUPED", edit=conv_groups)``."""
 
     def register(relate: Relation) -> Relation:

@@ -20,11 +20,7 @@ def reshaped(r: Relate, axes: Sequence[Axis], start: Value, end: Value) -> list[
     """Labels after a reshape: input and output axes are matched in groups of equal products, left to right."""
     assert start.shape is not None
     assert end.shape is not None
-    flat = [
-        factor
-        for a, d in zip(axes, start.dynamic, strict=True)
-        for factor in (a.parts or [(a, d)])
-    ]
+    flat = [factor for a, d in zip(axes, start.dynamic, strict=True) for factor in (a.parts or [(a, d)])]
     old = [(a.n, d, a) for a, d in flat if a.n != 1 or d]
     new = [(i, n, d) for i, (n, d) in enumerate(zip(end.shape, end.dynamic, strict=True)) if n != 1 or d]
     out = [r.frozen(max(n, 0), "it has one position, or is made of axes that cannot be cut") for n in end.shape]
@@ -47,9 +43,7 @@ def reshaped(r: Relate, axes: Sequence[Axis], start: Value, end: Value) -> list[
     return out
 
 
-def _peel(
-    r: Relate, left: list[tuple[Axis, bool]], right: list[tuple[int, int, bool]], out: list[Axis]
-) -> None:
+def _peel(r: Relate, left: list[tuple[Axis, bool]], right: list[tuple[int, int, bool]], out: list[Axis]) -> None:
     """Match a run with a dynamic size from its static right end; what remains becomes one product."""
     right = list(right)
     while len(right) > 1 and left and not left[-1][1] and not right[-1][2]:
@@ -215,4 +209,10 @@ def space_to_depth(r: Relate) -> None:
         r.freeze(0, a, "it is cut into blocks")
     out = r.output().shape
     assert out is not None
-    r.out([r.axis(0, 0), r.merge(block, block, r.axis(0, 1)), *(r.frozen(n, "cut into blocks") for n in out[2:])])
+    r.out(
+        [
+            r.axis(0, 0),
+            r.merge(block, block, r.axis(0, 1)),
+            *(r.frozen(n, "cut into blocks") for n in out[2:]),
+        ]
+    )

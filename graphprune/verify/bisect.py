@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from graphprune.coupling.groups import Cut, DependencyGraph, Group
+from graphprune.coupling.cut import Cut
+from graphprune.coupling.groups import DependencyGraph, Group
 
 
 def culprits(deps: DependencyGraph, cut: Cut, passes: Callable[[Cut], bool]) -> list[Group]:

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from graphprune.coupling.groups import Cut
+from graphprune.coupling.cut import Cut
 from graphprune.errors import VerificationError
 from graphprune.graph.model import Array
 from graphprune.verify.oracle import masked_reference
@@ -66,22 +66,29 @@ def verify_cut(
     """
     problem = check_valid(pruned)
     if problem:
-        return Verdict(False, float("inf"), 0.0, 0, f"the pruned model is not valid: {problem}")
+        return _failed(f"the pruned model is not valid: {problem}")
     inputs = [*feeds, *random_feeds(cut.deps.source, samples, seed)]
     masked = masked_reference(cut)
     try:
         reference, candidate = Runner(masked), Runner(pruned)
         pairs = [(reference(feed), candidate(feed)) for feed in inputs]
-    except CannotRun as error:
-        return Verdict(False, float("inf"), 0.0, 0, f"onnxruntime: {error}")
+    except CannotRun as refusal:
+        return _failed(f"onnxruntime: {refusal}")
     error = max((_difference(a, b) for wanted, got in pairs for a, b in zip(wanted, got, strict=True)), default=0.0)
     tolerance = max((_tolerance(a) for wanted, _ in pairs for a in wanted), default=_DEFAULT_TOLERANCE)
     if error > tolerance:
         tolerance = max(tolerance, _FLOOR_FACTOR * _noise_floor(masked, inputs, seed))
     passed = error <= tolerance
     relation = "equals" if passed else "differs from"
-    text = f"{relation} the masked original: relative error {error:.2g} (allowed {tolerance:.2g}) on {len(inputs)} inputs"
+    text = (
+        f"{relation} the masked original: relative error {error:.2g} (allowed {tolerance:.2g}) on {len(inputs)} inputs"
+    )
     return Verdict(passed, error, tolerance, len(inputs), text)
+
+
+def _failed(text: str) -> Verdict:
+    """The verdict on a model that could not even be compared."""
+    return Verdict(passed=False, error=float("inf"), tolerance=0.0, samples=0, text=text)
 
 
 def check_valid(model: ir.Model) -> str:
@@ -90,7 +97,7 @@ def check_valid(model: ir.Model) -> str:
     try:
         onnx.checker.check_model(light)
         onnx.shape_inference.infer_shapes(light, check_type=True, strict_mode=True)
-    except Exception as error:  # noqa: BLE001 - checker and inference raise several types
+    except Exception as error:
         return str(error).strip().splitlines()[0][:300]
     return ""
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from graphprune.coupling.groups import Cut
+from graphprune.coupling.cut import Cut
 from graphprune.graph.model import Node
-from graphprune.rewrite.onnx import Surgeon
+from graphprune.rewrite.surgeon import Surgeon
 from graphprune.rules.context import Site
 
 
@@ -82,14 +82,14 @@ def _run_restricted(surgeon: Surgeon, node: Node) -> None:
                 _spread(surgeon, target, slot, axis, spread)
 
 
-def _gather(surgeon: Surgeon, target: ir.Node, slot: int, axis: int, index: np.ndarray) -> None:  # type: ignore[type-arg]
+def _gather(surgeon: Surgeon, target: ir.Node, slot: int, axis: int, index: np.ndarray) -> None:
     value = target.inputs[slot]
     assert value is not None
     operand = surgeon.constant(f"{value.name}_kept_index", np.asarray(index, np.int64))
     target.replace_input_with(slot, surgeon.insert("Gather", [value, operand], {"axis": axis}, target))
 
 
-def _spread(surgeon: Surgeon, target: ir.Node, slot: int, axis: int, index: np.ndarray) -> None:  # type: ignore[type-arg]
+def _spread(surgeon: Surgeon, target: ir.Node, slot: int, axis: int, index: np.ndarray) -> None:
     value = target.outputs[slot]
     users = list(value.uses())
     operand = surgeon.constant(f"{value.name}_spread_index", index)

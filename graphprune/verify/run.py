@@ -15,7 +15,21 @@ from graphprune.errors import InputError
 from graphprune.graph.model import Array, Graph, Node
 
 _IN_MEMORY = 1 << 30
-_PASSING = {"Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Clip", "Slice", "Where", "Expand", "Max", "Min", "Abs"}
+_PASSING = {
+    "Cast",
+    "Identity",
+    "Reshape",
+    "Squeeze",
+    "Unsqueeze",
+    "Flatten",
+    "Clip",
+    "Slice",
+    "Where",
+    "Expand",
+    "Max",
+    "Min",
+    "Abs",
+}
 
 
 class CannotRun(Exception):
@@ -43,7 +57,7 @@ class Runner:
                 self.session = ort.InferenceSession(
                     _loadable(model, folder), options, providers=["CPUExecutionProvider"]
                 )
-        except Exception as error:  # noqa: BLE001 - the runtime has no common error type
+        except Exception as error:
             raise CannotRun(_short(error)) from None
         self.outputs = [o.name for o in self.session.get_outputs()]
 
@@ -55,13 +69,13 @@ class Runner:
         """
         try:
             return list(self.session.run(None, dict(feed)))
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             raise CannotRun(_short(error)) from None
 
 
 def _loadable(model: ir.Model, folder: str) -> bytes | str:
     if stored_bytes(model) < _IN_MEMORY and not _has_external(model):
-        return ir.to_proto(model).SerializeToString()
+        return bytes(ir.to_proto(model).SerializeToString())
     path = os.fspath(Path(folder) / "model.onnx")
     clone = model.clone()
     ir.save(clone, path, external_data="model.data")

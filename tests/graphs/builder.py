@@ -129,13 +129,9 @@ class Builder:
         inputs = [x, self.weight(*shape, fan_in=shape[1] * kernel**2, name=f"{name}.weight")]
         if bias:
             inputs.append(self.weight(n_out, name=f"{name}.bias"))
-        return self.op(
-            "Conv", *inputs, group=group, kernel_shape=[kernel] * 2, strides=[stride] * 2, pads=[pad] * 4
-        )
+        return self.op("Conv", *inputs, group=group, kernel_shape=[kernel] * 2, strides=[stride] * 2, pads=[pad] * 4)
 
-    def conv_transpose(
-        self, x: str, n_in: int, n_out: int, name: str | None = None, *, group: int = 1
-    ) -> str:
+    def conv_transpose(self, x: str, n_in: int, n_out: int, name: str | None = None, *, group: int = 1) -> str:
         """A 2-D transposed convolution, kernel 2 and stride 2: twice the size."""
         name = name or self.fresh("deconv")
         weight = self.weight(n_in, n_out // group, 2, 2, fan_in=n_in // group, name=f"{name}.weight")
@@ -158,9 +154,7 @@ class Builder:
     def conv_relu(self, x: str, n_in: int, n_out: int, kernel: int = 3, name: str | None = None) -> str:
         return self.op("Relu", self.conv(x, n_in, n_out, kernel, name))
 
-    def conv_bn(
-        self, x: str, n_in: int, n_out: int, kernel: int = 3, name: str | None = None, stride: int = 1
-    ) -> str:
+    def conv_bn(self, x: str, n_in: int, n_out: int, kernel: int = 3, name: str | None = None, stride: int = 1) -> str:
         """Conv without bias, then BatchNormalization; no activation."""
         name = name or self.fresh("block")
         x = self.conv(x, n_in, n_out, kernel, name, stride=stride, bias=False)

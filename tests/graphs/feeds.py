@@ -15,9 +15,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 
-def random_feeds(
-    model: ModelProto, seed: int = 0, sizes: Mapping[str, int] | None = None
-) -> dict[str, NDArray[Any]]:
+def random_feeds(model: ModelProto, seed: int = 0, sizes: Mapping[str, int] | None = None) -> dict[str, NDArray[Any]]:
     """One random array per graph input; symbolic dimensions get ``sizes[name]`` or 2."""
     rng = np.random.default_rng(seed)
     feeds: dict[str, NDArray[Any]] = {}
@@ -33,9 +31,7 @@ def random_feeds(
     return feeds
 
 
-def run(
-    model: ModelProto, feeds: Mapping[str, NDArray[Any]], *, optimize: bool = False
-) -> list[NDArray[Any]]:
+def run(model: ModelProto, feeds: Mapping[str, NDArray[Any]], *, optimize: bool = False) -> list[NDArray[Any]]:
     """The outputs of ``model``; graph optimisations are off unless asked for."""
     options = ort.SessionOptions()
     options.log_severity_level = 3

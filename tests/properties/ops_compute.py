@@ -12,9 +12,7 @@ from tests.properties.state import MAX_DEGREE, State, Value, broadcast, divisors
 # -- pointwise ----------------------------------------------------------------------------------
 @op(lambda s, v: True)
 def unary(s: State, v: Value) -> Value:
-    kind = s.pick(
-        ["Relu", "Sigmoid", "Tanh", "Neg", "Abs", "LeakyRelu", "Softplus", "Elu", "Gelu", "Erf", "Clip"]
-    )
+    kind = s.pick(["Relu", "Sigmoid", "Tanh", "Neg", "Abs", "LeakyRelu", "Softplus", "Elu", "Gelu", "Erf", "Clip"])
     bounded = kind in ("Sigmoid", "Tanh", "Erf", "Clip")
     more = (s.b.scalar(-0.5), s.b.scalar(2.0)) if kind == "Clip" else ()
     return s.add(kind, v, *more, shape=v.shape, degree=1 if bounded else v.degree)

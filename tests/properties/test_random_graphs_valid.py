@@ -11,9 +11,7 @@ from onnx import ModelProto
 from tests.graphs import random_feeds, run
 from tests.properties.random_graphs import OPS, models
 
-QUICK = settings(
-    max_examples=50, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
-)
+QUICK = settings(max_examples=50, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 LONG = settings(QUICK, max_examples=2000, derandomize=False)
 
 

@@ -1,0 +1,108 @@
+"""From options to a plan: scores once, then solves as often as verification asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from typing import Any
+
+import numpy as np
+
+from graphprune.algebra.axis import Ids
+from graphprune.budget.selection import allowed_units
+from graphprune.budget.solver import solve
+from graphprune.budget.targets import Constraints, Targets
+from graphprune.cost.model import CostModel
+from graphprune.coupling.groups import DependencyGraph, Group
+from graphprune.errors import InputError, NothingToPruneError
+from graphprune.importance.base import Criterion, score
+from graphprune.plan import Plan, make_plan
+
+
+class Planner:
+    """Scores once, then solves as often as verification asks for."""
+
+    def __init__(
+        self,
+        deps: DependencyGraph,
+        targets: Targets,
+        constraints: Constraints,
+        criterion: str | Criterion,
+        seed: int,
+    ) -> None:
+        self.deps = deps
+        self.cost = CostModel(deps)
+        self.dense = self.cost.costs(np.zeros(deps.state.store.count, bool))
+        self.limits = targets.limits(self.dense, deps.source.file_bytes)
+        self.ratio = targets.removed_share()
+        self.constraints = constraints
+        self.allowed = allowed_units(deps, constraints.ignore, constraints.only)
+        if not any(self.allowed[g.units].any() for g in deps.groups):
+            raise NothingToPruneError(_why_nothing(deps))
+        self.scores = score(deps, criterion, seed)
+        name = criterion if isinstance(criterion, str) else getattr(criterion, "__name__", "custom")
+        given = {k: v for k, v in asdict(targets).items() if v is not None}
+        self.recipe = {**given, "criterion": name, "seed": seed, **asdict(constraints)}
+
+    @classmethod
+    def from_options(cls, deps: DependencyGraph, options: Mapping[str, Any]) -> Planner:
+        """A planner from keyword options, see :func:`graphprune.api.plan`.
+
+        Raises:
+            InputError: An option is unknown or cannot be read.
+        """
+        rest: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
+        targets = Targets(**{f.name: rest.pop(f.name, None) for f in fields(Targets)})
+        criterion, seed = rest.pop("criterion", "l2"), rest.pop("seed", 0)
+        unknown = set(rest) - {f.name for f in fields(Constraints)}
+        if unknown:
+            raise InputError(f"unknown option {', '.join(sorted(unknown))}")
+        return cls(deps, targets, Constraints(**rest), criterion, seed)
+
+    def give_up(self, groups: Sequence[Group]) -> None:
+        """Never remove anything of these groups again."""
+        for group in groups:
+            self.allowed[group.units] = False
+
+    def units(self) -> Ids:
+        """Units to remove under the limits.
+
+        Raises:
+            NothingToPruneError: The widths allowed leave everything as it is.
+        """
+        units = solve(
+            self.deps,
+            self.scores,
+            self.cost,
+            self.limits,
+            constraints=self.constraints,
+            allowed=self.allowed,
+            ratio=self.ratio,
+        )
+        if not units.size:
+            raise NothingToPruneError(
+                f"{self.deps.source.name}: no group is wide enough to lose anything under these constraints;"
+                " lower --align or raise the target"
+            )
+        return units
+
+    def write(self, units: Ids) -> Plan:
+        """The plan that removes these units."""
+        after = self.cost.costs(self.deps.cut(units).removed)
+        return make_plan(self.deps, units, recipe=self.recipe, before=asdict(self.dense), after=asdict(after))
+
+    def plan(self) -> Plan:
+        """The first solution, before anything is verified."""
+        return self.write(self.units())
+
+
+def _why_nothing(deps: DependencyGraph) -> str:
+    """One line with the most frequent reasons that block the model."""
+    weight: dict[str, float] = {}
+    for b in deps.blocked:
+        size = float(np.prod(deps.source.weights[b.tensor].shape))
+        weight[str(b.reason)] = weight.get(str(b.reason), 0.0) + size
+    opaque = dict.fromkeys(deps.state.opaque.values())
+    reasons = [*opaque, *sorted(weight, key=lambda r: -weight[r])][:4]
+    detail = "; ".join(reasons) or "it has no float weights that a rule can label"
+    return f"{deps.source.name}: nothing can be pruned: {detail}"

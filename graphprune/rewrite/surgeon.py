@@ -1,0 +1,172 @@
+"""Editing an ONNX model by its neutral names: constants, nodes, attributes and operands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from graphprune.coupling.cut import Cut
+from graphprune.graph.infer import tensor_shape
+from graphprune.graph.model import Array, Node
+from graphprune.graph.onnx import source_nodes
+from graphprune.rules.edit import COMPUTED, Change
+
+
+class Surgeon:
+    """A clone of the model under edit; the rewriter and the masked reference both work through it."""
+
+    def __init__(self, cut: Cut) -> None:
+        self.cut = cut
+        self.graph = cut.deps.source
+        self.model: ir.Model = self.graph.source.clone()
+        self.nodes: dict[str, ir.Node] = dict(source_nodes(self.model))
+        self.values: dict[str, ir.Value] = dict(_all_values(self.model))
+        self.touched: list[ir.Value] = []
+
+    def constant(self, name: str, array: Array) -> ir.Value:
+        """A new initializer with a free name."""
+        name = self.free(name)
+        tensor = ir.Tensor(np.asarray(array, order="C"), name=name)
+        return self.register(name, tensor)
+
+    def register(self, name: str, tensor: ir.TensorProtocol) -> ir.Value:
+        """A stored tensor as a new initializer under a free name."""
+        shape = ir.Shape(tensor_shape(tensor))
+        value = ir.Value(name=name, shape=shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+        self.model.graph.register_initializer(value)
+        self.values[name] = value
+        return value
+
+    def free(self, name: str) -> str:
+        """The name itself, or with a number behind it when it is taken."""
+        n, base = 1, name
+        while name in self.values:
+            n += 1
+            name = f"{base}_{n}"
+        return name
+
+    def apply(self, node: Node, change: Change) -> None:
+        """Carry out a rule's change on the node in the file."""
+        target = self.nodes[node.fused[-1] if node.fused else node.name]
+        if change.op is not None:
+            target = self._replace(node, target, change.op)
+        for slot, array in change.consts.items():
+            factors = {entry: ratio for (s, entry), ratio in change.scaled.items() if s == slot}
+            self._set_operand(target, slot, array, factors)
+        for name, value in change.attrs.items():
+            if value is None:
+                target.attributes.pop(name, None)
+            else:
+                target.attributes[name] = _attribute(name, value)
+        for slot, axis, index in change.gathers:
+            read = target.inputs[slot]
+            assert read is not None
+            picked = self.insert("Gather", [read, self._ints(f"{read.name}_index", index)], {"axis": axis}, target)
+            target.replace_input_with(slot, picked)
+        if change.fixed:
+            self._fix_entries(target, change.fixed)
+
+    def _replace(self, node: Node, target: ir.Node, op: tuple[str, tuple[int, ...]]) -> ir.Node:
+        """Turn a node (or fused chain) into another operator with the same outputs."""
+        kind, slots = op
+        inputs = [self.values[node.inputs[s]] for s in slots]
+        new = ir.Node(
+            "",
+            kind,
+            inputs,
+            [a for a in target.attributes.values() if not node.fused],
+            num_outputs=1,
+            name=target.name,
+            metadata_props=dict(target.metadata_props),
+        )
+        self.model.graph.insert_before(target, new)
+        old = target.outputs[0]
+        name = old.name
+        new.outputs[0].shape, new.outputs[0].type = old.shape, old.type
+        old.replace_all_uses_with(new.outputs[0], replace_graph_outputs=True)
+        old.name = f"{name}_replaced"
+        new.outputs[0].name = name
+        self.values[name or ""] = new.outputs[0]
+        for part in [self.nodes[n] for n in node.fused[::-1]] or [target]:
+            self.model.graph.remove(part, safe=True)
+        self.nodes[node.name] = new
+        return new
+
+    def _set_operand(self, target: ir.Node, slot: int, array: Array, factors: dict[int, tuple[int, int]]) -> None:
+        """Give a node a new constant operand, or override the entries that are not COMPUTED."""
+        old = target.inputs[slot] if slot < len(target.inputs) else None
+        base = (old.name if old is not None else None) or f"{target.name or target.op_type}_operand{slot}"
+        if array.dtype.kind == "i" and (array == COMPUTED).any():
+            assert old is not None
+            known = self._bools(f"{base}_known", array != COMPUTED)
+            fixed = self._ints(f"{base}_kept", np.where(array == COMPUTED, 1, array))
+            scaled = old
+            for op, which in (("Mul", 0), ("Div", 1)) if factors else ():
+                vector = np.array([factors.get(i, (1, 1))[which] for i in range(len(array))])
+                scaled = self.insert(op, [scaled, self._ints(f"{base}_{op.lower()}", vector)], {}, target)
+            value = self.insert("Where", [known, fixed, scaled], {}, target)
+        else:
+            value = self._ints(f"{base}_kept", array)
+        if slot >= len(target.inputs):
+            target.resize_inputs(slot + 1)
+        target.replace_input_with(slot, value)
+        if old is not None:
+            self.touched.append(old)
+
+    def _fix_entries(self, target: ir.Node, fixed: dict[int, int]) -> None:
+        """Hold entries of a 1-D output at given values, for everything that reads it."""
+        out = target.outputs[0]
+        n = int(out.shape[0]) if out.shape is not None and isinstance(out.shape[0], int) else max(fixed) + 1
+        rank = self.graph.values[out.name or ""].shape
+        n = rank[0] if rank else n
+        mask = np.array([i in fixed for i in range(n)])
+        entries = np.array([fixed.get(i, 0) for i in range(n)], np.int64)
+        users = list(out.uses())
+        held = self.insert(
+            "Where",
+            [self._bools(f"{out.name}_cut", mask), self._ints(f"{out.name}_original", entries), out],
+            {},
+            target,
+            after=True,
+        )
+        for user, slot in users:
+            user.replace_input_with(slot, held)
+
+    def insert(
+        self, op: str, inputs: Sequence[ir.Value], attrs: dict[str, Any], at: ir.Node, *, after: bool = False
+    ) -> ir.Value:
+        """A new node beside ``at``; returns its output."""
+        node = ir.node(op, inputs, attrs)
+        out = node.outputs[0]
+        name = self.free(f"{at.outputs[0].name}_{op.lower()}")
+        out.name = node.name = name
+        self.values[name] = out
+        (self.model.graph.insert_after if after else self.model.graph.insert_before)(at, node)
+        return out
+
+    def _ints(self, name: str, array: Array) -> ir.Value:
+        return self.constant(name, np.asarray(array, np.int64))
+
+    def _bools(self, name: str, array: Array) -> ir.Value:
+        return self.constant(name, np.asarray(array, np.bool_))
+
+
+def _all_values(model: ir.Model) -> Iterator[tuple[str, ir.Value]]:
+    for value in model.graph.inputs:
+        yield value.name or "", value
+    yield from model.graph.initializers.items()
+    for node in model.graph:
+        for value in node.outputs:
+            if value.name:
+                yield value.name, value
+
+
+def _attribute(name: str, value: Any) -> ir.Attr:
+    if isinstance(value, int):
+        return ir.AttrInt64(name, value)
+    if isinstance(value, float):
+        return ir.AttrFloat32(name, value)
+    return ir.AttrInt64s(name, [int(v) for v in value])
