@@ -225,28 +225,25 @@ def _groups(graph: Graph, types: Mapping[str, tuple[Axis | None, ...]], count: i
         return
     bounds = np.cumsum(np.bincount(rank[kind], minlength=len(first)))[:-1]
     taken: dict[str, int] = {}
-    spans = _spans(axes, tallies)
-    for ids in np.split(units[by_kind], bounds):
-        members = tuple(spans(int(ids[0])))
+    split = np.split(units[by_kind], bounds)
+    for ids, members in zip(split, _members(np.array([ids[0] for ids in split]), axes, tallies), strict=True):
         widest = max(members, key=lambda m: (int(np.prod(graph.weights[m.tensor].shape)), -m.axis))
         name = f"{widest.tensor}[{widest.axis}]"
         taken[name] = taken.get(name, 0) + 1
-        yield Group(name if taken[name] == 1 else f"{name}/{taken[name]}", ids, members)
+        yield Group(name if taken[name] == 1 else f"{name}/{taken[name]}", ids, tuple(members))
 
 
-def _spans(axes: Sequence[tuple[str, int, Axis]], tallies: Mapping[int, tuple[Ids, Ids]]) -> Any:
-    """Function from a unit to the members that hold it."""
-    distinct: dict[int, list[tuple[str, int]]] = {}
-    for name, a, axis in axes:
-        distinct.setdefault(id(axis), []).append((name, a))
-    holders: dict[int, list[tuple[int, int]]] = {}
+def _members(
+    heads: Ids, axes: Sequence[tuple[str, int, Axis]], tallies: Mapping[int, tuple[Ids, Ids]]
+) -> list[list[Member]]:
+    """For one unit of each group, the weight axes that hold it, in graph order."""
+    found: dict[int, tuple[list[int], list[int]]] = {}
     for key, (ids, rows) in tallies.items():
-        for unit, n in zip(ids.tolist(), rows.tolist(), strict=True):
-            holders.setdefault(unit, []).append((key, n))
-
-    def spans(unit: int) -> Iterator[Member]:
-        for key, rows in holders[unit]:
-            for name, a in distinct[key]:
-                yield Member(name, a, rows, weight=True)
-
-    return spans
+        place = np.minimum(np.searchsorted(ids, heads), max(len(ids) - 1, 0))
+        held = np.flatnonzero(ids[place] == heads) if len(ids) else np.zeros(0, np.intp)
+        found[key] = held.tolist(), rows[place[held]].tolist()
+    out: list[list[Member]] = [[] for _ in heads]
+    for name, a, axis in axes:
+        for group, count in zip(*found[id(axis)], strict=True):
+            out[group].append(Member(name, a, count, weight=True))
+    return out

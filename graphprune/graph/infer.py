@@ -7,6 +7,7 @@ that are fixed from those that follow the input.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -53,32 +54,49 @@ class Facts:
     known: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict)
 
 
-def infer(model: ir.Model, sizes: Mapping[str, Shape]) -> Facts:
+@dataclass(slots=True)
+class Caches:
+    """What passes over one model share: facts of its initializers, serialised nodes, evaluators and types."""
+
+    stored: Facts | None = None
+    settings: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict)
+    protos: dict[int, onnx.NodeProto] = field(default_factory=dict)
+    evaluators: dict[bytes, ReferenceEvaluator] = field(default_factory=dict)
+    types: dict[tuple[int, Shape | None], onnx.TypeProto] = field(default_factory=dict)
+
+
+def infer(model: ir.Model, sizes: Mapping[str, Shape], caches: Caches | None = None) -> Facts:
     """Facts of the main graph with its inputs at ``sizes``.
+
+    Args:
+        model: The model.
+        sizes: Sizes by input name.
+        caches: Shared between passes over the same model.
 
     Raises:
         BadSizes: The operators' shape functions reject these sizes, or a size becomes zero or negative.
     """
-    return _Pass(model, sizes).run()
+    return _Pass(model, sizes, caches or Caches()).run()
 
 
 class _Pass:
     """One forward pass; holds the caches that make it cheap."""
 
-    def __init__(self, model: ir.Model, sizes: Mapping[str, Shape]) -> None:
+    def __init__(self, model: ir.Model, sizes: Mapping[str, Shape], caches: Caches) -> None:
         self.model = model
         self.sizes = sizes
         self.facts = Facts()
         self.opsets = dict(model.graph.opset_imports)
         self.imports = [helper.make_opsetid(d, v) for d, v in self.opsets.items()]
-        self.evaluators: dict[bytes, ReferenceEvaluator] = {}
-        self.settings: dict[str, np.ndarray[Any, Any]] = {}
-        self.types: dict[tuple[int, Shape | None], onnx.TypeProto] = {}
+        self.caches = caches
 
     def run(self) -> Facts:
         graph = self.model.graph
-        for name, value in graph.initializers.items():
-            self._stored(name, value.const_value, value)
+        if self.caches.stored is None:
+            for name, value in graph.initializers.items():
+                self._stored(name, value.const_value, value)
+            self.caches.stored = _copied(self.facts)
+        self.facts = _copied(self.caches.stored)
         for value in graph.inputs:
             if value.name is not None and value.name not in graph.initializers:
                 self._put(value.name, int(value.dtype or 0), self.sizes.get(value.name))
@@ -102,12 +120,12 @@ class _Pass:
             return
         shape = tensor_shape(tensor)
         self._put(name, int(tensor.dtype), shape)
-        size = int(np.prod(shape, dtype=np.int64))
+        size = math.prod(shape)
         index_like = tensor.dtype in (ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL)
         if size <= (MAX_KNOWN if index_like else 1) and tensor.dtype != ir.DataType.STRING:
             self.facts.known[name] = tensor.numpy()
         elif size <= MAX_SETTING and tensor.dtype == ir.DataType.FLOAT:
-            self.settings[name] = tensor.numpy()
+            self.caches.settings[name] = tensor.numpy()
 
     def _node(self, node: ir.Node) -> None:
         op, standard = node.op_type, node.domain in ("", "ai.onnx")
@@ -115,9 +133,7 @@ class _Pass:
             self._stored(node.outputs[0].name or "", constant_tensor(node), node.outputs[0])
         elif op in ("Shape", "Size") and standard:
             self._size(node)
-        elif standard and (op, node.domain) and self._evaluated(node):
-            return
-        else:
+        elif not (standard and self._evaluated(node)):
             self._typed(node)
 
     def _size(self, node: ir.Node) -> None:
@@ -148,13 +164,13 @@ class _Pass:
             return False
         if node.op_type in ("ConstantOfShape", "Expand", "Tile") and not self._small(node, names):
             return False
-        proto = _canonical(node, names)
+        proto = _canonical(self._proto(node), names)
         key = proto.SerializeToString(deterministic=True)
         try:
-            runner = self.evaluators.get(key)
+            runner = self.caches.evaluators.get(key)
             if runner is None:
                 opsets = {"": self.opsets.get("", 1)}
-                runner = self.evaluators[key] = ReferenceEvaluator(proto, opsets=opsets)
+                runner = self.caches.evaluators[key] = ReferenceEvaluator(proto, opsets=opsets)
             feed = {f"i{k}": self.facts.known[n] for k, n in enumerate(names) if n}
             results = runner.run(None, feed)
         except Exception:
@@ -164,6 +180,12 @@ class _Pass:
                 return False
             self._know(value.name or "", np.asarray(result))
         return True
+
+    def _proto(self, node: ir.Node) -> onnx.NodeProto:
+        found = self.caches.protos.get(id(node))
+        if found is None:
+            found = self.caches.protos[id(node)] = _light_proto(node)
+        return found
 
     def _small(self, node: ir.Node, names: Sequence[str]) -> bool:
         """Whether a broadcast stays small; float fills of rank ≥ 1 are weights, not sizes."""
@@ -182,10 +204,10 @@ class _Pass:
         if not dtype:
             return None
         key = (dtype, shape)
-        found = self.types.get(key)
+        found = self.caches.types.get(key)
         if found is None:
             dims = None if shape is None else [None if d == UNKNOWN else d for d in shape]
-            found = self.types[key] = helper.make_tensor_type_proto(dtype, dims)
+            found = self.caches.types[key] = helper.make_tensor_type_proto(dtype, dims)
         return found
 
     def _typed(self, node: ir.Node) -> None:
@@ -215,12 +237,12 @@ class _Pass:
         data = {
             n: onnx.numpy_helper.from_array(array, n)
             for n in names[1:] or names
-            if (array := self.facts.known.get(n, self.settings.get(n))) is not None and array.dtype.kind in "iufb"
+            if (array := self.facts.known.get(n, self.caches.settings.get(n))) is not None and array.dtype.kind in "iufb"
         }
         try:
             return shape_inference.infer_node_outputs(
                 schema,
-                _proto(node),
+                self._proto(node),
                 types,
                 data,
                 opset_imports=self.imports,
@@ -257,6 +279,10 @@ def constant_tensor(node: ir.Node) -> ir.TensorProtocol:
     return ir.tensor(np.array([], np.float32))
 
 
+def _copied(facts: Facts) -> Facts:
+    return Facts(dict(facts.shapes), dict(facts.dtypes), dict(facts.known))
+
+
 def tensor_shape(tensor: ir.TensorProtocol) -> Shape:
     """Sizes of a stored tensor."""
     return tuple(int(d) for d in tensor.shape if isinstance(d, int))
@@ -266,15 +292,30 @@ def _static(shape: ir.Shape | None) -> Shape | None:
     return None if shape is None else tuple(d if isinstance(d, int) else UNKNOWN for d in shape)
 
 
-def _proto(node: ir.Node) -> onnx.NodeProto:
-    return ir.to_proto(node)
+def _light_proto(node: ir.Node) -> onnx.NodeProto:
+    """The node without its documentation; plain attributes are written directly, which is most of them."""
+    proto = onnx.NodeProto(op_type=node.op_type, domain=node.domain, name=node.name or "")
+    proto.input.extend(v.name or "" if v is not None else "" for v in node.inputs)
+    proto.output.extend(v.name or "" for v in node.outputs)
+    for name, attr in node.attributes.items():
+        kind = attr.type
+        if kind == ir.AttributeType.INTS:
+            proto.attribute.add(name=name, type=onnx.AttributeProto.INTS, ints=attr.value)
+        elif kind == ir.AttributeType.INT:
+            proto.attribute.add(name=name, type=onnx.AttributeProto.INT, i=attr.value)
+        elif kind == ir.AttributeType.FLOAT:
+            proto.attribute.add(name=name, type=onnx.AttributeProto.FLOAT, f=attr.value)
+        elif kind == ir.AttributeType.STRING:
+            proto.attribute.add(name=name, type=onnx.AttributeProto.STRING, s=str(attr.value).encode())
+        else:
+            proto.attribute.append(ir.to_proto(attr))
+    return proto
 
 
-def _canonical(node: ir.Node, names: Sequence[str]) -> onnx.NodeProto:
+def _canonical(node: onnx.NodeProto, names: Sequence[str]) -> onnx.NodeProto:
     """The node with positional value names, so that equal applications share one evaluator."""
-    proto = _proto(node)
-    del proto.input[:], proto.output[:], proto.metadata_props[:]
+    proto = onnx.NodeProto(op_type=node.op_type, domain=node.domain)
+    proto.attribute.extend(node.attribute)
     proto.input.extend(f"i{k}" if n else "" for k, n in enumerate(names))
-    proto.output.extend(f"o{k}" for k in range(len(node.outputs)))
-    proto.name, proto.doc_string = "", ""
+    proto.output.extend(f"o{k}" for k in range(len(node.output)))
     return proto

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 import onnx_ir as ir
 
 from graphprune.errors import InputError
-from graphprune.graph.infer import BadSizes, Facts, Shape, infer
+from graphprune.graph.infer import BadSizes, Caches, Facts, Shape, infer
 
 # Pairs of sizes tried in turn for an axis that is not the batch: images first want a usual resolution,
 # sequences a short length; a front end that needs more (audio frames) fails and moves on.
@@ -34,11 +34,12 @@ def probe(
     """
     given = _checked(model, name, given or {})
     last: BadSizes | None = None
+    caches = Caches()
     for pair in _candidates(model, given):
         try:
-            facts = [infer(model, pair[0])]
+            facts = [infer(model, pair[0], caches)]
             if pair[0] != pair[1]:
-                facts.append(infer(model, pair[1]))
+                facts.append(infer(model, pair[1], caches))
         except BadSizes as error:
             last = error
             continue

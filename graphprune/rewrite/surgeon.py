@@ -66,8 +66,8 @@ class Surgeon:
             assert read is not None
             picked = self.insert("Gather", [read, self._ints(f"{read.name}_index", index)], {"axis": axis}, target)
             target.replace_input_with(slot, picked)
-        if change.fixed:
-            self._fix_entries(target, change.fixed)
+        if change.fixed or change.regrown:
+            self._hold_sizes(target, change)
 
     def _replace(self, node: Node, target: ir.Node, op: tuple[str, tuple[int, ...]]) -> ir.Node:
         """Turn a node (or fused chain) into another operator with the same outputs."""
@@ -116,24 +116,38 @@ class Surgeon:
         if old is not None:
             self.touched.append(old)
 
-    def _fix_entries(self, target: ir.Node, fixed: dict[int, int]) -> None:
-        """Hold entries of a 1-D output at given values, for everything that reads it."""
-        out = target.outputs[0]
-        n = int(out.shape[0]) if out.shape is not None and isinstance(out.shape[0], int) else max(fixed) + 1
-        rank = self.graph.values[out.name or ""].shape
-        n = rank[0] if rank else n
-        mask = np.array([i in fixed for i in range(n)])
-        entries = np.array([fixed.get(i, 0) for i in range(n)], np.int64)
-        users = list(out.uses())
-        held = self.insert(
-            "Where",
-            [self._bools(f"{out.name}_cut", mask), self._ints(f"{out.name}_original", entries), out],
-            {},
-            target,
-            after=True,
-        )
+    def _hold_sizes(self, target: ir.Node, change: Change) -> None:
+        """Hold an output of sizes at its original entries, for everything that reads it."""
+        out = held = target.outputs[0]
+        name, users = out.name or "", list(out.uses())
+        shape = self.graph.values[name].shape
+        assert shape is not None
+        entries = range(int(np.prod(shape)))
+        for op, which in (("Mul", 0), ("Div", 1)) if change.regrown else ():
+            factors = np.array([change.regrown.get(i, (1, 1))[which] for i in entries]).reshape(shape)
+            held = self._after(held, op, held, self._ints(f"{name}_{op.lower()}", factors))
+        if change.fixed:
+            cut = self._bools(f"{name}_cut", np.array([i in change.fixed for i in entries]).reshape(shape))
+            sizes = np.array([change.fixed.get(i, 0) for i in entries]).reshape(shape)
+            held = self._after(held, "Where", cut, self._ints(f"{name}_original", sizes), held)
         for user, slot in users:
             user.replace_input_with(slot, held)
+        if out.is_graph_output():
+            self._hand_over(out, held)
+
+    def _after(self, value: ir.Value, op: str, *inputs: ir.Value) -> ir.Value:
+        """A new node behind the one that makes a value."""
+        maker = value.producer()
+        assert maker is not None
+        return self.insert(op, inputs, {}, maker, after=True)
+
+    def _hand_over(self, old: ir.Value, new: ir.Value) -> None:
+        """Make a new value the graph output that an old one was."""
+        name, new.shape, new.type = old.name or "", old.shape, old.type
+        outputs = self.model.graph.outputs
+        outputs[:] = [new if value is old else value for value in outputs]
+        old.name = self.free(f"{name}_cut")
+        new.name, self.values[old.name], self.values[name] = name, old, new
 
     def insert(
         self, op: str, inputs: Sequence[ir.Value], attrs: dict[str, Any], at: ir.Node, *, after: bool = False

@@ -25,7 +25,9 @@ class Change:
         attrs: Attributes to set; None removes one.
         consts: New constant for an input slot; entries COMPUTED keep what the graph computes there.
         scaled: Factor (numerator, denominator) of a COMPUTED entry, by (slot, entry).
-        fixed: Entries of a 1-D integer output that stay what they were, by position.
+        fixed: Entries of an output of sizes that stay what they were, by position.
+        regrown: Entries of it that follow the input size, with the factor (numerator, denominator) that makes
+            them what they were.
         gathers: (slot, axis, indices): read an input through a Gather first.
         op: The node becomes this operator (domain, type, inputs by slot of the old node).
     """
@@ -34,6 +36,7 @@ class Change:
     consts: dict[int, Array] = field(default_factory=dict)
     scaled: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict)
     fixed: dict[int, int] = field(default_factory=dict)
+    regrown: dict[int, tuple[int, int]] = field(default_factory=dict)
     gathers: list[tuple[int, int, Kept]] = field(default_factory=list)
     op: tuple[str, tuple[int, ...]] | None = None
 
@@ -69,6 +72,10 @@ class Edit:
     def out_ratio(self, axis: int, slot: int = 0) -> tuple[int, int]:
         """New over old size of the static factors of a dynamic output axis."""
         return self._ratio(self.node.outputs[slot], axis)
+
+    def in_ratio(self, slot: int, axis: int) -> tuple[int, int]:
+        """New over old size of the static factors of a dynamic input axis."""
+        return self._ratio(self.node.inputs[slot], axis)
 
     def kept(self, slot: int, axis: int) -> Kept | None:
         """Kept positions of an input axis, ascending; None when nothing is removed."""

@@ -175,15 +175,24 @@ def shape_entries(e: Edit) -> None:
     rank = len(e.in_shape(0))
     entries = range(rank)[slice(int(e.attr("start", 0)), int(e.attr("end", rank)))]
     for position, a in enumerate(entries):
+        new, old = e.in_ratio(0, a)
         if e.kept(0, a) is not None:
             e.change.fixed[position] = e.in_shape(0)[a]
+        elif new != old:
+            e.change.regrown[position] = old, new
 
 
 rule("Shape", kind="SIZES", edit=shape_entries)(no_labels)
 rule("Range", "EyeLike", "RandomNormal", "RandomUniform", kind="SIZES")(no_labels)
 
 
-@rule("Size", kind="SIZES")
+def element_count(e: Edit) -> None:
+    """A constant number of elements stays what it was."""
+    if any(e.kept(0, a) is not None for a in range(len(e.in_shape(0)))):
+        e.change.fixed[0] = int(np.prod(e.in_shape(0), dtype=np.int64))
+
+
+@rule("Size", kind="SIZES", edit=element_count)
 def size(r: Relate) -> None:
     """The number of elements enters the computation: where it is not a constant, nothing may leave."""
     if r.node.outputs[0] not in r.graph.constants:
