@@ -171,6 +171,17 @@ def explanations(rows: Rows, below: float = 0.8) -> str:
     return table(lines, ["file", "granularity", "what is missing"]) if lines else "none"
 
 
+def fixed_macs(rows: Rows) -> str:
+    """What would be left of the MACs if every removable unit went, and where."""
+    lines = []
+    for file, both in rows.items():
+        fixed = both["ours"].get("fixed")
+        if fixed and fixed["total"] > 0.005:
+            places = "; ".join(f"{share(amount)} {node} ({why})" for node, amount, why in fixed["nodes"])
+            lines.append((file, share(fixed["total"]), places))
+    return table(lines, ["file", "fixed MACs", "largest places"]) if lines else "none"
+
+
 def obstacle_words(row: Row, limit: int = 5) -> str:
     """The largest obstacles of a row in words."""
     found = [(amount, f"blocked: {name}") for name, amount in row.get("blocked", [])]

@@ -8,7 +8,7 @@ that are fixed from those that follow the input.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,21 +16,12 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 from onnx import defs, helper, shape_inference
-from onnx.reference import ReferenceEvaluator
+
+from graphprune.graph.evaluate import MAX_KNOWN, Evaluator
 
 Shape = tuple[int, ...]
 UNKNOWN = -1
-MAX_KNOWN = 1 << 16
 MAX_SETTING = 8  # float operands such as the scales of a Resize
-_RANDOM = {
-    "RandomNormal",
-    "RandomNormalLike",
-    "RandomUniform",
-    "RandomUniformLike",
-    "Bernoulli",
-    "Multinomial",
-    "Dropout",
-}
 # Operators whose schema leaves the output shape open although it is the first input's.
 _SAME_SHAPE = {"GroupNormalization"}
 
@@ -56,13 +47,17 @@ class Facts:
 
 @dataclass(slots=True)
 class Caches:
-    """What passes over one model share: facts of its initializers, serialised nodes, evaluators and types."""
+    """What passes over one model share: facts of its initializers, types, and the evaluator with its nodes."""
 
+    evaluator: Evaluator
     stored: Facts | None = None
     settings: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict)
-    protos: dict[int, onnx.NodeProto] = field(default_factory=dict)
-    evaluators: dict[bytes, ReferenceEvaluator] = field(default_factory=dict)
     types: dict[tuple[int, Shape | None], onnx.TypeProto] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, model: ir.Model) -> Caches:
+        """Empty caches for a model."""
+        return cls(Evaluator(model.graph.opset_imports.get("", 1)))
 
 
 def infer(model: ir.Model, sizes: Mapping[str, Shape], caches: Caches | None = None) -> Facts:
@@ -76,7 +71,7 @@ def infer(model: ir.Model, sizes: Mapping[str, Shape], caches: Caches | None = N
     Raises:
         BadSizes: The operators' shape functions reject these sizes, or a size becomes zero or negative.
     """
-    return _Pass(model, sizes, caches or Caches()).run()
+    return _Pass(model, sizes, caches or Caches.of(model)).run()
 
 
 class _Pass:
@@ -156,48 +151,12 @@ class _Pass:
     def _evaluated(self, node: ir.Node) -> bool:
         """Evaluate a node whose inputs are all known; False when it has to be typed instead."""
         names = [v.name or "" if v is not None else "" for v in node.inputs]
-        if node.op_type in _RANDOM or not all(n == "" or n in self.facts.known for n in names):
+        if not any(names) or not all(n == "" or n in self.facts.known for n in names):
             return False
-        if not any(names) and node.op_type != "Constant":
-            return False
-        if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()):
-            return False
-        if node.op_type in ("ConstantOfShape", "Expand", "Tile") and not self._small(node, names):
-            return False
-        proto = _canonical(self._proto(node), names)
-        key = proto.SerializeToString(deterministic=True)
-        try:
-            runner = self.caches.evaluators.get(key)
-            if runner is None:
-                opsets = {"": self.opsets.get("", 1)}
-                runner = self.caches.evaluators[key] = ReferenceEvaluator(proto, opsets=opsets)
-            feed = {f"i{k}": self.facts.known[n] for k, n in enumerate(names) if n}
-            results = runner.run(None, feed)
-        except Exception:
-            return False
-        for value, result in zip(node.outputs, results, strict=False):
-            if not isinstance(result, np.ndarray | np.generic) or np.size(result) > MAX_KNOWN:
-                return False
-            self._know(value.name or "", np.asarray(result))
-        return True
-
-    def _proto(self, node: ir.Node) -> onnx.NodeProto:
-        found = self.caches.protos.get(id(node))
-        if found is None:
-            found = self.caches.protos[id(node)] = _light_proto(node)
-        return found
-
-    def _small(self, node: ir.Node, names: Sequence[str]) -> bool:
-        """Whether a broadcast stays small; float fills of rank ≥ 1 are weights, not sizes."""
-        target = self.facts.known[names[-1]]
-        if node.op_type == "ConstantOfShape":
-            fill = node.attributes.get_tensor("value", None)
-            floating = fill is None or fill.dtype.is_floating_point()
-        else:
-            floating = self.facts.known[names[0]].dtype.kind not in "iub"
-        if floating and target.size:
-            return False
-        return bool(np.prod(np.maximum(target, 1), dtype=np.float64) <= MAX_KNOWN)
+        results = self.caches.evaluator.run(node, [self.facts.known[n] if n else None for n in names])
+        for value, result in zip(node.outputs, results or (), strict=False):
+            self._know(value.name or "", result)
+        return results is not None
 
     def _type(self, name: str) -> onnx.TypeProto | None:
         dtype, shape = self.facts.dtypes.get(name, 0), self.facts.shapes.get(name)
@@ -237,12 +196,13 @@ class _Pass:
         data = {
             n: onnx.numpy_helper.from_array(array, n)
             for n in names[1:] or names
-            if (array := self.facts.known.get(n, self.caches.settings.get(n))) is not None and array.dtype.kind in "iufb"
+            if (array := self.facts.known.get(n, self.caches.settings.get(n))) is not None
+            and array.dtype.kind in "iufb"
         }
         try:
             return shape_inference.infer_node_outputs(
                 schema,
-                self._proto(node),
+                self.caches.evaluator.proto(node),
                 types,
                 data,
                 opset_imports=self.imports,
@@ -290,32 +250,3 @@ def tensor_shape(tensor: ir.TensorProtocol) -> Shape:
 
 def _static(shape: ir.Shape | None) -> Shape | None:
     return None if shape is None else tuple(d if isinstance(d, int) else UNKNOWN for d in shape)
-
-
-def _light_proto(node: ir.Node) -> onnx.NodeProto:
-    """The node without its documentation; plain attributes are written directly, which is most of them."""
-    proto = onnx.NodeProto(op_type=node.op_type, domain=node.domain, name=node.name or "")
-    proto.input.extend(v.name or "" if v is not None else "" for v in node.inputs)
-    proto.output.extend(v.name or "" for v in node.outputs)
-    for name, attr in node.attributes.items():
-        kind = attr.type
-        if kind == ir.AttributeType.INTS:
-            proto.attribute.add(name=name, type=onnx.AttributeProto.INTS, ints=attr.value)
-        elif kind == ir.AttributeType.INT:
-            proto.attribute.add(name=name, type=onnx.AttributeProto.INT, i=attr.value)
-        elif kind == ir.AttributeType.FLOAT:
-            proto.attribute.add(name=name, type=onnx.AttributeProto.FLOAT, f=attr.value)
-        elif kind == ir.AttributeType.STRING:
-            proto.attribute.add(name=name, type=onnx.AttributeProto.STRING, s=str(attr.value).encode())
-        else:
-            proto.attribute.append(ir.to_proto(attr))
-    return proto
-
-
-def _canonical(node: onnx.NodeProto, names: Sequence[str]) -> onnx.NodeProto:
-    """The node with positional value names, so that equal applications share one evaluator."""
-    proto = onnx.NodeProto(op_type=node.op_type, domain=node.domain)
-    proto.attribute.extend(node.attribute)
-    proto.input.extend(f"i{k}" if n else "" for k, n in enumerate(names))
-    proto.output.extend(f"o{k}" for k in range(len(node.output)))
-    return proto

@@ -34,7 +34,7 @@ def probe(
     """
     given = _checked(model, name, given or {})
     last: BadSizes | None = None
-    caches = Caches()
+    caches = Caches.of(model)
     for pair in _candidates(model, given):
         try:
             facts = [infer(model, pair[0], caches)]
@@ -140,10 +140,10 @@ def _sizes(value: ir.Value, pair: Mapping[str, tuple[int, int]], which: int, giv
     out = []
     for axis, dim in enumerate(value.shape):
         symbol = _symbol(value, axis)
-        if symbol is None:
-            out.append(dim if isinstance(dim, int) else 1)
-            continue
-        out.append(_evaluate(dim, bindings) or bindings[symbol])
+        if symbol is not None:
+            out.append(_evaluate(dim, bindings) or bindings[symbol])
+        elif isinstance(dim, int):
+            out.append(dim)
     return tuple(out)
 
 

@@ -1,0 +1,112 @@
+"""Evaluates shape arithmetic with onnx's reference operators."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx.reference import ReferenceEvaluator
+
+MAX_KNOWN = 1 << 16
+_RANDOM = {
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+    "Bernoulli",
+    "Multinomial",
+    "Dropout",
+}
+_GRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
+Known = np.ndarray[Any, Any]
+
+
+class Evaluator:
+    """Runs single standard operators on known inputs; equal applications share one evaluator."""
+
+    def __init__(self, opset: int) -> None:
+        self.opset = opset
+        self._protos: dict[int, onnx.NodeProto] = {}
+        self._runners: dict[bytes, ReferenceEvaluator] = {}
+
+    def proto(self, node: ir.Node) -> onnx.NodeProto:
+        """The node serialised, once."""
+        found = self._protos.get(id(node))
+        if found is None:
+            found = self._protos[id(node)] = _light_proto(node)
+        return found
+
+    def run(self, node: ir.Node, inputs: Sequence[Known | None]) -> list[Known] | None:
+        """Outputs for known inputs (None for an omitted one); None when they are better not known.
+
+        Random operators, control flow, float fills (those are weights) and large results stay unknown.
+        """
+        if node.op_type in _RANDOM or any(a.type in _GRAPHS for a in node.attributes.values()):
+            return None
+        if node.op_type in ("ConstantOfShape", "Expand", "Tile") and not _small(node, inputs):
+            return None
+        try:
+            with np.errstate(all="ignore"):
+                results = self._runner(node, inputs).run(
+                    None, {f"i{k}": v for k, v in enumerate(inputs) if v is not None}
+                )
+        except Exception:
+            return None
+        if any(not isinstance(r, np.ndarray | np.generic) or np.size(r) > MAX_KNOWN for r in results):
+            return None
+        return [np.asarray(r) for r in results]
+
+    def _runner(self, node: ir.Node, inputs: Sequence[Known | None]) -> ReferenceEvaluator:
+        proto = _canonical(self.proto(node), inputs)
+        key = proto.SerializeToString(deterministic=True)
+        found = self._runners.get(key)
+        if found is None:
+            found = self._runners[key] = ReferenceEvaluator(proto, opsets={"": self.opset})
+        return found
+
+
+def _small(node: ir.Node, inputs: Sequence[Known | None]) -> bool:
+    """Whether a broadcast stays small; float fills of rank ≥ 1 are weights, not sizes."""
+    data, target = inputs[0], inputs[-1]
+    if data is None or target is None:
+        return False
+    if node.op_type == "ConstantOfShape":
+        fill = node.attributes.get_tensor("value", None)
+        floating = fill is None or fill.dtype.is_floating_point()
+    else:
+        floating = data.dtype.kind not in "iub"
+    if floating and target.size:
+        return False
+    return bool(np.prod(np.maximum(target, 1), dtype=np.float64) <= MAX_KNOWN)
+
+
+def _light_proto(node: ir.Node) -> onnx.NodeProto:
+    """The node without its documentation; plain attributes are written directly, which is most of them."""
+    proto = onnx.NodeProto(op_type=node.op_type, domain=node.domain, name=node.name or "")
+    proto.input.extend(v.name or "" if v is not None else "" for v in node.inputs)
+    proto.output.extend(v.name or "" for v in node.outputs)
+    for name, attr in node.attributes.items():
+        kind = attr.type
+        if kind == ir.AttributeType.INTS:
+            proto.attribute.add(name=name, type=onnx.AttributeProto.INTS, ints=attr.value)
+        elif kind == ir.AttributeType.INT:
+            proto.attribute.add(name=name, type=onnx.AttributeProto.INT, i=attr.value)
+        elif kind == ir.AttributeType.FLOAT:
+            proto.attribute.add(name=name, type=onnx.AttributeProto.FLOAT, f=attr.value)
+        elif kind == ir.AttributeType.STRING:
+            proto.attribute.add(name=name, type=onnx.AttributeProto.STRING, s=str(attr.value).encode())
+        else:
+            proto.attribute.append(ir.to_proto(attr))
+    return proto
+
+
+def _canonical(node: onnx.NodeProto, inputs: Sequence[Known | None]) -> onnx.NodeProto:
+    """The node with positional value names, so that equal applications share one evaluator."""
+    proto = onnx.NodeProto(op_type=node.op_type, domain=node.domain)
+    proto.attribute.extend(node.attribute)
+    proto.input.extend("" if v is None else f"i{k}" for k, v in enumerate(inputs))
+    proto.output.extend(f"o{k}" for k in range(len(node.output)))
+    return proto
