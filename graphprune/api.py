@@ -20,6 +20,7 @@ from graphprune.coupling.groups import analyze as _analyze
 from graphprune.errors import InputError, VerificationError
 from graphprune.graph.model import Array, Graph
 from graphprune.graph.onnx import Source, load
+from graphprune.graph.sizes import file_bytes
 from graphprune.importance.base import Criterion
 from graphprune.plan import Plan, planned_units
 from graphprune.rewrite.files import save, stamp
@@ -259,6 +260,8 @@ def _search(
         model = rewrite(cut)
         stamp(model, ready, verified=check)
         after = planner.cost.costs(cut.removed)
+        if planner.tighten(file_bytes(model)):
+            continue
         if not check:
             return Result(model, ready, deps, planner.dense, after, None)
         progress("verify")

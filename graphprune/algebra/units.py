@@ -50,7 +50,7 @@ class Units:
         self._rows = 1
         self.count = 1
         self.version = 0
-        self.reasons: list[Reason] = [Reason("", "", "")]
+        self.reasons: list[Reason] = [Reason("", "", "it is laid out together with positions that stay")]
         self._reason_ids: dict[Reason, int] = {}
 
     # -- making ------------------------------------------------------------------------------------------

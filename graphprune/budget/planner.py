@@ -34,6 +34,7 @@ class Planner:
         self.cost = CostModel(deps)
         self.dense = self.cost.costs(np.zeros(deps.state.store.count, bool))
         self.limits = targets.limits(self.dense, deps.source.file_bytes)
+        self.size_limit = targets.size_limit(deps.source.file_bytes)
         self.ratio = targets.removed_share()
         self.constraints = constraints
         self.allowed = allowed_units(deps, constraints.ignore, constraints.only)
@@ -63,6 +64,14 @@ class Planner:
         """Never remove anything of these groups again."""
         for group in groups:
             self.allowed[group.units] = False
+
+    def tighten(self, written: int) -> bool:
+        """Aim lower when the written file of ``written`` bytes exceeds the size target; False when it holds."""
+        excess = written - self.size_limit
+        if "bytes" not in self.limits or excess <= 0:
+            return False
+        self.limits["bytes"] -= excess
+        return True
 
     def units(self) -> Ids:
         """Units to remove under the limits.

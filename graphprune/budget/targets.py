@@ -62,6 +62,10 @@ class Targets:
                 out[key] = limit - overhead if name == "size" else limit
         return out
 
+    def size_limit(self, file_bytes: Callable[[], int]) -> int:
+        """The size target in bytes, 0 when there is none."""
+        return 0 if self.size is None else int(parse_amount("size", self.size, file_bytes()))
+
     def removed_share(self) -> float | None:
         """``ratio`` as a fraction in (0, 1).
 

@@ -23,7 +23,7 @@ Shape = tuple[int, ...]
 UNKNOWN = -1
 MAX_SETTING = 8  # float operands such as the scales of a Resize
 # Operators whose schema leaves the output shape open although it is the first input's.
-_SAME_SHAPE = {"GroupNormalization"}
+_SAME_SHAPE = {"GroupNormalization", "Dropout"}
 
 
 class BadSizes(Exception):

@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 
 from graphprune.coupling.cut import Cut
 from graphprune.errors import VerificationError
 from graphprune.graph.model import Array
+from graphprune.rewrite.onnx import rewrite
 from graphprune.verify.oracle import masked_reference
+from graphprune.verify.randomise import randomised
 from graphprune.verify.run import CannotRun, Runner, random_feeds
+from graphprune.verify.valid import changed_interface, check_valid
 
 _TOLERANCE = {"float16": 2e-2, "bfloat16": 1e-1, "double": 1e-8}
 _DEFAULT_TOLERANCE = 1e-4
@@ -64,10 +66,17 @@ def verify_cut(
     Returns:
         The verdict; it never raises for a wrong model.
     """
-    problem = check_valid(pruned)
+    problem = changed_interface(cut.deps.source.source, pruned) or check_valid(pruned)
     if problem:
-        return _failed(f"the pruned model is not valid: {problem}")
+        return _failed(f"is not valid: {problem}")
     inputs = [*feeds, *random_feeds(cut.deps.source, samples, seed)]
+    verdict = _compare(cut, pruned, inputs, seed)
+    twin = randomised(cut, seed) if verdict.passed else None
+    return verdict if twin is None else _compare(twin, rewrite(twin), inputs, seed)
+
+
+def _compare(cut: Cut, pruned: ir.Model, inputs: Sequence[dict[str, Array]], seed: int) -> Verdict:
+    """Run both models on all inputs."""
     masked = masked_reference(cut)
     try:
         reference, candidate = Runner(masked), Runner(pruned)
@@ -89,29 +98,6 @@ def verify_cut(
 def _failed(text: str) -> Verdict:
     """The verdict on a model that could not even be compared."""
     return Verdict(passed=False, error=float("inf"), tolerance=0.0, samples=0, text=text)
-
-
-def check_valid(model: ir.Model) -> str:
-    """Empty when onnx's checker and strict shape inference accept the model, else their first complaint."""
-    light = _without_data(model)
-    try:
-        onnx.checker.check_model(light)
-        onnx.shape_inference.infer_shapes(light, check_type=True, strict_mode=True)
-    except Exception as error:
-        return str(error).strip().splitlines()[0][:300]
-    return ""
-
-
-def _without_data(model: ir.Model) -> onnx.ModelProto:
-    """The model with large initializers turned into inputs: the structure alone is checked."""
-    clone = model.clone()
-    for name, value in list(clone.graph.initializers.items()):
-        if value.const_value is not None and value.const_value.nbytes > 1024:
-            del clone.graph.initializers[name]
-            value.const_value = None
-            if not value.is_graph_input():
-                clone.graph.inputs.append(value)
-    return ir.to_proto(clone)
 
 
 def _difference(wanted: Array, got: Array) -> float:

@@ -76,7 +76,7 @@ class Case:
 
 def case(op: str, *inputs: Arg, **more: Any) -> Case:
     """A case; unknown keywords are attributes of the operator."""
-    known = {k: more.pop(k) for k in list(more) if k in Case.__slots__ or k in Case.__dataclass_fields__}
+    known = {k: more.pop(k) for k in list(more) if k in Case.__dataclass_fields__}
     return Case(op, inputs, attrs=more, **known)
 
 

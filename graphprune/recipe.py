@@ -1,0 +1,240 @@
+"""The recipe: the options of a run as one value, read from a file, overridden by flags, written beside the output."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from graphprune.errors import InputError
+
+AUTO_ALIGN = 8
+_SHAPE = re.compile(r"(?:(?P<name>.*):)?(?P<sizes>\d+(?:[x,]\d+)*)")
+_AMOUNTS = ("macs", "params", "size", "ratio")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Options of a run; None where nothing was given. The names are those of the flags.
+
+    Attributes:
+        macs: Limit on MACs: 50% (what remains) or 1.2G.
+        params: Limit on parameters: 50% or 5M.
+        size: Limit on the size of the file: 50% or 20MB.
+        ratio: Share of channels that every group loses: 0.3 or 30%.
+        align: Kept widths are multiples of this where a group is wide enough: a number, or auto (8). 1 frees them.
+        min_channels: Channels that every group keeps at least (1).
+        max_ratio: Largest share of its channels that a group may lose (0.9).
+        ignore: Regular expression; nodes, weights and module paths that match stay whole. Repeatable.
+        only: Regular expression; only what matches may be cut. Repeatable.
+        criterion: How channels are ranked: l2, l1 or random (l2).
+        seed: Seed of everything that draws (0).
+        input_shape: Sizes for an input with dynamic axes: x:1,3,224,224, without the name if it is the only one.
+            Repeatable.
+        data: Samples for verification, beside random ones: a .npz or .npy file, stacked on axis 0.
+        no_verify: Do not compare the result with the masked original; it is marked UNVERIFIED then.
+    """
+
+    macs: str | None = None
+    params: str | None = None
+    size: str | None = None
+    ratio: str | None = None
+    align: str | None = None
+    min_channels: int | None = None
+    max_ratio: float | None = None
+    ignore: tuple[str, ...] | None = None
+    only: tuple[str, ...] | None = None
+    criterion: str | None = None
+    seed: int | None = None
+    input_shape: tuple[str, ...] | None = None
+    data: Path | None = None
+    no_verify: bool | None = None
+
+    def over(self, base: Recipe) -> Recipe:
+        """This recipe, with what it leaves open taken from ``base``."""
+        mine = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Recipe(**{k: v if v is not None else getattr(base, k) for k, v in mine.items()})
+
+    def options(self) -> dict[str, Any]:
+        """Keyword options of :func:`graphprune.plan`.
+
+        Raises:
+            InputError: An option is out of range.
+        """
+        out: dict[str, Any] = {k: _number(v) for k in _AMOUNTS if (v := getattr(self, k)) is not None}
+        if self.align is not None:
+            out["align"] = _align(self.align)
+        if self.seed is not None and self.seed < 0:
+            raise InputError(f"--seed {self.seed}: must be 0 or more")
+        for key in ("min_channels", "max_ratio", "ignore", "only", "criterion", "seed"):
+            if getattr(self, key) is not None:
+                out[key] = getattr(self, key)
+        return out
+
+    def input_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Sizes by input name, "" where the name was left out.
+
+        Raises:
+            InputError: A shape cannot be read.
+        """
+        return parse_shapes(self.input_shape or ())
+
+    def effective(self, planned: Mapping[str, Any], folder: Path) -> str:
+        """The recipe as YAML, as a file in ``folder`` that gives the same result again.
+
+        Args:
+            planned: Options as the plan notes them, defaults included.
+            folder: Where the file will stand; the data path is written relative to it.
+        """
+        import yaml
+
+        entries: dict[str, Any] = {k: list(v) if isinstance(v, tuple | list) else v for k, v in planned.items()}
+        entries["input_shape"] = list(self.input_shape or ())
+        entries["data"] = _relative(self.data, folder) if self.data is not None else None
+        entries["no_verify"] = bool(self.no_verify)
+        kept = {k.replace("_", "-"): v for k, v in entries.items() if v not in (None, [], False)}
+        return str(yaml.safe_dump(kept, sort_keys=False, allow_unicode=True))
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read a recipe from a YAML or JSON file.
+
+    Raises:
+        InputError: The file cannot be read, has an unknown key, or a value of the wrong kind.
+    """
+    entries = _parse(path)
+    if not isinstance(entries, dict):
+        raise InputError(f"{path}: a recipe is a mapping of options, such as 'macs: 50%'")
+    out: dict[str, Any] = {}
+    for raw, value in entries.items():
+        key = str(raw).replace("-", "_")
+        if key not in _CONVERT:
+            known = [k.replace("_", "-") for k in _CONVERT]
+            near = difflib.get_close_matches(str(raw), known, 1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+            raise InputError(f"{path}: unknown option {raw!r}; {hint}")
+        if key in out:
+            raise InputError(f"{path}: option {raw!r} is given twice")
+        wanted, convert = _CONVERT[key]
+        try:
+            out[key] = None if value is None else convert(value)
+        except (TypeError, ValueError):
+            raise InputError(f"{path}: {raw}: {value!r} is not {wanted}") from None
+    if out.get("data") is not None:
+        out["data"] = path.parent / out["data"]
+    return Recipe(**out)
+
+
+def _parse(path: Path) -> Any:
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix.lower() == ".json":
+            return json.loads(text)
+        import yaml
+
+        try:
+            return yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ValueError(" ".join(str(error).split())) from None
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not a readable recipe ({str(error)[:200]})") from None
+
+
+def parse_shapes(texts: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+    """Sizes by input name from ``x:1,3,224,224`` or ``1x3x224x224``.
+
+    Raises:
+        InputError: A shape cannot be read or an input is named twice.
+    """
+    out: dict[str, tuple[int, ...]] = {}
+    for text in texts:
+        match = _SHAPE.fullmatch(text.strip())
+        sizes = tuple(int(n) for n in re.split("[x,]", match["sizes"])) if match else ()
+        if match is None or 0 in sizes:
+            raise InputError(f"--input-shape {text}: cannot be read; write NAME:1,3,224,224 or 1x3x224x224")
+        name = match["name"] or ""
+        if name in out:
+            raise InputError(f"--input-shape {text}: the shape of input {name!r} is given twice")
+        out[name] = sizes
+    return out
+
+
+def _align(text: str) -> int:
+    if text == "auto":
+        return AUTO_ALIGN
+    try:
+        return int(text)
+    except ValueError:
+        raise InputError(f"--align {text}: must be a whole number, or auto") from None
+
+
+def _number(text: str) -> str | int | float:
+    """A plain number as a number, so that flags, files and Python callers leave the same plan behind."""
+    for kind in (int, float):
+        try:
+            value = kind(text)
+        except ValueError:
+            continue
+        return value if math.isfinite(value) else text
+    return text
+
+
+def _relative(path: Path, folder: Path) -> str:
+    try:
+        return Path(os.path.relpath(path, folder)).as_posix()
+    except ValueError:  # another drive
+        return str(path.resolve())
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise TypeError
+    return str(value)
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError
+    return value
+
+
+def _fraction(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError
+    return float(value)
+
+
+def _switch(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError
+    return value
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    entries = value if isinstance(value, list) else [value]
+    if not all(isinstance(v, str) for v in entries):
+        raise TypeError
+    return tuple(entries)
+
+
+_CONVERT: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
+    **dict.fromkeys(_AMOUNTS, ("an amount such as 50% or 1.2G", _text)),
+    "align": ("a whole number, or auto", _text),
+    "min_channels": ("a whole number", _whole),
+    "max_ratio": ("a number", _fraction),
+    "ignore": ("a regular expression or a list of them", _texts),
+    "only": ("a regular expression or a list of them", _texts),
+    "criterion": ("a name", _text),
+    "seed": ("a whole number", _whole),
+    "input_shape": ("a shape or a list of them", _texts),
+    "data": ("a path", _text),
+    "no_verify": ("true or false", _switch),
+}

@@ -1,0 +1,73 @@
+"""A twin of a model whose constant-filled weights are random, so that a comparison on it cannot be vacuous.
+
+Where all elements of a weight are equal, cutting the wrong rows goes unseen. Graphs saved without their weights
+(ConstantOfShape in their place) are made of nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import onnx_ir as ir
+
+from graphprune.coupling.cut import Cut
+from graphprune.graph.model import Array, Weight
+
+_GLANCE = 64
+
+
+def randomised(cut: Cut, seed: int) -> Cut | None:
+    """The same cut of the twin; None when no cut weight is constant-filled."""
+    graph = cut.deps.source
+    flat = {w.source: w for n, w in graph.weights.items() if cut.touched(n) and _flat(w)}
+    if not flat:
+        return None
+    model: ir.Model = graph.source.clone()
+    rng = np.random.default_rng(seed)
+    content: dict[str, Array] = {}
+    made = {node.outputs[0].name: node for node in model.graph if node.outputs}
+    for name, weight in flat.items():
+        fan_in = max(int(np.prod(weight.shape[1:])), 1)
+        array = (rng.standard_normal(weight.shape) / np.sqrt(fan_in)).astype(weight.read().dtype)
+        content[name] = array
+        _replace(model, name, weight, ir.Tensor(array, name=name), made.get(name))
+    weights = {n: _swapped(w, content.get(w.source)) for n, w in graph.weights.items()}
+    twin = replace(graph, source=model, weights=weights)
+    deps = replace(cut.deps, source=twin, state=replace(cut.deps.state, graph=twin))
+    return Cut(deps, cut.removed)
+
+
+def _flat(weight: Weight) -> bool:
+    """Whether a float tensor of two or more axes (or any fill) holds one value only."""
+    if not weight.dtype.startswith(("float", "bfloat", "double")):
+        return False
+    if weight.origin == "fill":
+        return True
+    if len(weight.shape) < 2:
+        return False
+    array = weight.read().ravel()
+    return bool((array[:_GLANCE] == array[0]).all() and (array == array[0]).all())
+
+
+def _swapped(weight: Weight, array: Array | None) -> Weight:
+    if array is None:
+        return weight
+    origin = "initializer" if weight.origin == "fill" else weight.origin
+    return replace(weight, origin=origin, read=partial(np.asarray, array))
+
+
+def _replace(model: ir.Model, name: str, weight: Weight, tensor: ir.Tensor[Array], node: ir.Node | None) -> None:
+    """Put a tensor in the place of a stored one."""
+    if weight.origin == "initializer":
+        model.graph.initializers[name].const_value = tensor
+    elif node is not None and weight.origin == "constant":
+        node.attributes.clear()
+        node.attributes["value"] = ir.AttrTensor("value", tensor)
+    elif node is not None:
+        old = node.outputs[0]
+        old.name = f"{name}_fill"
+        new = ir.Value(name=name, shape=ir.Shape(weight.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+        model.graph.register_initializer(new)
+        old.replace_all_uses_with(new)
