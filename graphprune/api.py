@@ -17,7 +17,7 @@ from graphprune.cost.model import CostModel, Costs
 from graphprune.coupling.cut import Cut
 from graphprune.coupling.groups import DependencyGraph
 from graphprune.coupling.groups import analyze as _analyze
-from graphprune.errors import InputError, VerificationError
+from graphprune.errors import InfeasibleError, InputError, NothingToPruneError, VerificationError
 from graphprune.graph.model import Array, Graph
 from graphprune.graph.onnx import Source, load
 from graphprune.graph.sizes import file_bytes
@@ -253,7 +253,14 @@ def _search(
     verdict: Verdict | None = None
     for _ in range(_ROUNDS):
         progress("plan")
-        units = planner.units()
+        try:
+            units = planner.units()
+        except (InfeasibleError, NothingToPruneError) as error:
+            if verdict is None:
+                raise
+            raise type(error)(
+                f"{error}; given up, because the model without them {verdict.text}: {', '.join(frozen)}"
+            ) from None
         ready = planner.write(units)
         cut = deps.cut(units)
         progress("rewrite")

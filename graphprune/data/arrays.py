@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from graphprune.errors import InputError
-from graphprune.graph.model import Array, Graph
+from graphprune.graph.model import Array, Graph, Value
 
 BATCH = 8  # samples per feed where the batch size is free
 
@@ -29,22 +30,57 @@ def load_feeds(path: str | Path, graph: Graph, limit: int = 2) -> list[dict[str,
         InputError: The file cannot be read, or an array does not fit its input.
     """
     path = Path(path)
-    arrays = _arrays(path, graph)
-    single = any(a.ndim == _rank(graph, name) + 1 for name, a in arrays.items())
-    steps = {name: _step(graph, name, a, single=single) for name, a in arrays.items()}
-    counts = {name: -(-len(a) // steps[name]) if _free(graph, name) else len(a) // steps[name] for name, a in arrays.items()}
-    for name, count in counts.items():
-        if count == 0:
+    stacks = _stacks(_arrays(path, graph), graph)
+    for name, stack in stacks.items():
+        if stack.count == 0:
             raise InputError(
-                f"{path}: {name} has {len(arrays[name])} samples; the model's batch is fixed at {steps[name]}"
+                f"{path}: {name} has {len(stack.array)} samples, the model's batch is fixed at {stack.step}"
             )
-    if len({(len(a), steps[n]) for n, a in arrays.items()}) > 1 and len(set(counts.values())) > 1:
-        sizes = ", ".join(f"{n}: {len(a)}" for n, a in arrays.items())
+    lengths = {(s.step, len(s.array)) for s in stacks.values()}
+    if len(lengths) > len({s.step for s in stacks.values()}) or len({s.count for s in stacks.values()}) > 1:
+        sizes = ", ".join(f"{n}: {len(s.array)}" for n, s in stacks.items())
         raise InputError(f"{path}: the inputs have different numbers of samples ({sizes})")
-    return [
-        {name: _part(a, k, steps[name], _rank(graph, name)) for name, a in arrays.items()}
-        for k in range(min(limit, *counts.values()))
-    ]
+    count = min(limit, *(s.count for s in stacks.values()))
+    return [{name: stack.part(k) for name, stack in stacks.items()} for k in range(count)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Stack:
+    """Samples of one input.
+
+    Attributes:
+        array: They, on axis 0.
+        step: How many make a feed.
+        alone: Whether the input has no batch axis, so that axis 0 goes away.
+        free: Whether a last, smaller feed is fine.
+    """
+
+    array: Array
+    step: int
+    alone: bool
+    free: bool
+
+    @property
+    def count(self) -> int:
+        """Number of feeds."""
+        return -(-len(self.array) // self.step) if self.free else len(self.array) // self.step
+
+    def part(self, k: int) -> Array:
+        """Feed number k."""
+        if self.alone:
+            return np.asarray(self.array[k])
+        return np.ascontiguousarray(self.array[k * self.step : (k + 1) * self.step])
+
+
+def _stacks(arrays: Mapping[str, Array], graph: Graph) -> dict[str, _Stack]:
+    shapes = {name: graph.values[name].shape for name in arrays}
+    alone = {name for name, shape in shapes.items() if shape is not None and arrays[name].ndim == len(shape) + 1}
+    fixed = {n: s[0] for n, s in shapes.items() if n not in alone and s and not graph.values[n].dynamic[0]}
+    few = 1 if alone else max(fixed.values(), default=BATCH)
+    return {
+        name: _Stack(array, 1 if name in alone else fixed.get(name, few), name in alone, name not in fixed)
+        for name, array in arrays.items()
+    }
 
 
 def _arrays(path: Path, graph: Graph) -> dict[str, Array]:
@@ -88,27 +124,30 @@ def _checked(path: Path, graph: Graph, name: str, array: Any) -> Array:
     """
     if not isinstance(array, np.ndarray):
         raise InputError(f"{path}: {name} is no array")
-    value, rank = graph.values[name], _rank(graph, name)
+    value = graph.values[name]
     wanted = _dtype(value.dtype)
-    if wanted is not None and (array.dtype.kind not in "UO" if wanted.kind == "O" else array.dtype != wanted):
+    text = wanted is not None and wanted.kind == "O"
+    if wanted is not None and (array.dtype.kind != "U" if text else array.dtype != wanted):
         raise InputError(f"{path}: {name} is {array.dtype}, the model's input is {wanted}; convert it with .astype")
-    sizes = [("?" if free else str(n)) for n, free in zip(value.shape or (), value.dynamic, strict=False)]
-    if value.shape is not None:
-        tail = array.shape[array.ndim - rank :] if array.ndim == rank + 1 else (None, *array.shape[1:])
-        fits = array.ndim in (rank, rank + 1) and array.ndim > 0
-        fits = fits and all(
-            a is None or free or a == n for a, n, free in zip(tail, value.shape, value.dynamic, strict=True)
+    if not _fits(value, array.shape):
+        sizes = ", ".join("?" if free else str(n) for n, free in zip(value.shape or (), value.dynamic, strict=True))
+        raise InputError(
+            f"{path}: {name} has shape {array.shape}, the model's input is [{sizes}]; samples are stacked on axis 0"
         )
-        if not fits:
-            raise InputError(
-                f"{path}: {name} has shape {array.shape}, the model's input is [{', '.join(sizes)}];"
-                " samples are stacked on axis 0"
-            )
     if array.size == 0:
         raise InputError(f"{path}: {name} is empty (shape {array.shape})")
     if array.dtype.kind == "f" and np.isnan(np.min(array)):
         raise InputError(f"{path}: {name} holds NaN")
-    return array.astype(object) if wanted is not None and wanted.kind == "O" else array
+    return array.astype(object) if text else array
+
+
+def _fits(value: Value, shape: tuple[int, ...]) -> bool:
+    """Whether an array of this shape stacks samples of the input; the length of axis 0 is free."""
+    if not shape or value.shape is None or len(shape) not in (len(value.shape), len(value.shape) + 1):
+        return bool(shape) and value.shape is None
+    skip = 1 if len(shape) == len(value.shape) else 0
+    pairs = zip(shape[1:], value.shape[skip:], value.dynamic[skip:], strict=True)
+    return all(free or a == n for a, n, free in pairs)
 
 
 def _dtype(name: str) -> np.dtype[Any] | None:
@@ -121,31 +160,3 @@ def _dtype(name: str) -> np.dtype[Any] | None:
         import ml_dtypes
 
         return np.dtype(getattr(ml_dtypes, name)) if hasattr(ml_dtypes, name) else None
-
-
-def _rank(graph: Graph, name: str) -> int:
-    shape = graph.values[name].shape
-    return len(shape) if shape is not None else -2  # never equal to an array's rank: taken as it is
-
-
-def _free(graph: Graph, name: str) -> bool:
-    """Whether axis 0 of the input may have any size."""
-    value = graph.values[name]
-    return value.shape is None or bool(value.dynamic and value.dynamic[0])
-
-
-def _step(graph: Graph, name: str, array: Array, *, single: bool) -> int:
-    """Samples per feed."""
-    rank = _rank(graph, name)
-    if array.ndim == rank + 1:
-        return 1
-    shape = graph.values[name].shape
-    if _free(graph, name) or not shape:
-        return 1 if single else BATCH
-    return shape[0]
-
-
-def _part(array: Array, k: int, step: int, rank: int) -> Array:
-    if array.ndim == rank + 1:
-        return np.asarray(array[k])
-    return np.ascontiguousarray(array[k * step : (k + 1) * step])

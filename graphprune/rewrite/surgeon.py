@@ -14,6 +14,8 @@ from graphprune.graph.model import Array, Node
 from graphprune.graph.onnx import source_nodes
 from graphprune.rules.edit import COMPUTED, Change
 
+_FREE_INITIALIZERS = 4  # before this IR version every initializer has to be a graph input as well
+
 
 class Surgeon:
     """A clone of the model under edit; the rewriter and the masked reference both work through it."""
@@ -33,10 +35,15 @@ class Surgeon:
         return self.register(name, tensor)
 
     def register(self, name: str, tensor: ir.TensorProtocol) -> ir.Value:
-        """A stored tensor as a new initializer under a free name."""
+        """A stored tensor under a free name: an initializer, in old files a Constant node."""
         shape = ir.Shape(tensor_shape(tensor))
         value = ir.Value(name=name, shape=shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
-        self.model.graph.register_initializer(value)
+        if self.model.ir_version >= _FREE_INITIALIZERS:
+            self.model.graph.register_initializer(value)
+        else:
+            node = ir.Node("", "Constant", [], [ir.AttrTensor("value", tensor)], outputs=[value], name=name)
+            self.model.graph.insert_before(self.model.graph[0], node)
+            value.const_value = None
         self.values[name] = value
         return value
 

@@ -1,0 +1,165 @@
+"""What each verb of the command line does: read, call the API, write, report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from graphprune import api
+from graphprune.data.arrays import load_feeds
+from graphprune.errors import InputError, VerificationError
+from graphprune.graph.model import Array, Graph
+from graphprune.graph.onnx import load
+from graphprune.plan import Plan
+from graphprune.recipe import Recipe, parse_shapes
+from graphprune.report.profile import ProfileReport
+from graphprune.report.profile import profile as _profile
+from graphprune.report.summary import (
+    AnalysisReport,
+    PruneReport,
+    VerifyReport,
+    analysis,
+    blocked_axes,
+    checked,
+    cost,
+    disk_bytes,
+    group_cuts,
+)
+from graphprune.rewrite.files import check_output, save, staged
+
+Step = Callable[[str], None]
+_RUNS = 20
+
+
+def prune(model: Path, output: Path, recipe: Recipe, step: Step) -> PruneReport:
+    """Prune a file and write the result, its plan, its report and its recipe, all or nothing."""
+    check_output(output, model)
+    options, shapes = recipe.options(), recipe.input_shapes()
+    step("load")
+    graph = load(model, input_shapes=shapes)
+    feeds = _feeds(recipe.data, graph)
+    result = api.prune(graph, check=not recipe.no_verify, feeds=feeds, progress=step, **options)
+    step("write")
+    with staged(output) as folder:
+        report = _written("prune", model, output, result, folder)
+        stem = output.name.removesuffix(".onnx")
+        _text(folder / f"{stem}.plan.json", result.plan.to_json())
+        _text(folder / f"{stem}.recipe.yaml", recipe.effective(result.plan.recipe, output.parent))
+        _text(folder / f"{stem}.report.json", report.model_dump_json(indent=1) + "\n")
+    return report
+
+
+def apply(
+    plan: Path, model: Path, output: Path, *, data: Path | None, input_shape: tuple[str, ...], verify: bool, step: Step
+) -> PruneReport:
+    """Carry out a plan on a file and write the result and its report."""
+    check_output(output, model)
+    ready = Plan.read(plan)
+    step("load")
+    graph = load(model, input_shapes=parse_shapes(input_shape))
+    result = api.prune(graph, check=verify, feeds=_feeds(data, graph), progress=step, from_plan=ready)
+    step("write")
+    with staged(output) as folder:
+        report = _written("apply", model, output, result, folder)
+        stem = output.name.removesuffix(".onnx")
+        _text(folder / f"{stem}.report.json", report.model_dump_json(indent=1) + "\n")
+    return report
+
+
+def plan(model: Path, output: Path, recipe: Recipe, step: Step) -> PruneReport:
+    """Write the plan of a prune; nothing is verified."""
+    check_output(output, model)
+    options = recipe.options()
+    step("load")
+    graph = load(model, input_shapes=recipe.input_shapes())
+    step("analyze")
+    deps = api.analyze(graph)
+    step("plan")
+    made = api.plan(deps, **options)
+    step("write")
+    with staged(output) as folder:
+        _text(folder / output.name, made.to_json())
+    return PruneReport(
+        verb="plan",
+        model=str(model),
+        output=str(output),
+        recipe=made.recipe,
+        before=cost(made.before),
+        after=cost(made.after),
+        check=None,
+        groups=group_cuts(deps, made),
+        blocked=blocked_axes(deps),
+    )
+
+
+def analyze(model: Path, *, explain: Sequence[str], input_shape: tuple[str, ...], step: Step) -> AnalysisReport:
+    """Groups, blockers and costs; writes nothing."""
+    step("load")
+    graph = load(model, input_shapes=parse_shapes(input_shape))
+    step("analyze")
+    deps = api.analyze(graph)
+    texts = {name: deps.explain(name) for name in explain}
+    return analysis(deps, disk_bytes(model, graph.source)).model_copy(update={"explanations": texts})
+
+
+def verify(
+    model: Path,
+    pruned: Path,
+    plan: Path,
+    *,
+    data: Path | None,
+    input_shape: tuple[str, ...],
+    samples: int,
+    seed: int,
+    step: Step,
+) -> VerifyReport:
+    """Compare a pruned file with the masked original.
+
+    Raises:
+        VerificationError: They differ.
+    """
+    if samples < 1 or seed < 0:
+        raise InputError(f"--samples {samples} --seed {seed}: at least one sample, and a seed of 0 or more")
+    shapes, ready = parse_shapes(input_shape), Plan.read(plan)
+    step("load")
+    graph, small = load(model, input_shapes=shapes), load(pruned, input_shapes=shapes)
+    step("verify")
+    verdict = api.verify(graph, small, ready, feeds=_feeds(data, graph), samples=samples, seed=seed)
+    if not verdict.passed:
+        raise VerificationError(f"{pruned} {verdict.text}")
+    return VerifyReport(model=str(model), pruned=str(pruned), check=checked(verdict))
+
+
+def profile(model: Path, *, latency: bool, threads: int, input_shape: tuple[str, ...], step: Step) -> ProfileReport:
+    """Costs and, where asked for, time per operator."""
+    step("load")
+    graph = load(model, input_shapes=parse_shapes(input_shape))
+    step("analyze")
+    deps = api.analyze(graph)
+    return _profile(deps, size=disk_bytes(model, graph.source), runs=_RUNS if latency else 0, threads=threads)
+
+
+def _feeds(data: Path | None, graph: Graph) -> list[dict[str, Array]]:
+    return load_feeds(data, graph) if data is not None else []
+
+
+def _written(verb: str, model: Path, output: Path, result: api.Result, folder: Path) -> PruneReport:
+    """Write the model into ``folder``; the report with the sizes on disk."""
+    save(result.model, folder / output.name)
+    size = sum(p.stat().st_size for p in folder.iterdir())
+    return PruneReport(
+        verb=verb,
+        model=str(model),
+        output=str(output),
+        recipe=result.plan.recipe,
+        before=cost(result.before, disk_bytes(model, result.deps.source.source)),
+        after=cost(result.after, size),
+        check=checked(result.verdict),
+        given_up=result.frozen,
+        groups=group_cuts(result.deps, result.plan),
+        blocked=blocked_axes(result.deps),
+    )
+
+
+def _text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8", newline="\n")

@@ -1,0 +1,212 @@
+"""Reports as tables for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import singledispatch
+from typing import TypeVar
+
+from pydantic import BaseModel
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from graphprune.report.profile import NodeCost, NodeTime, ProfileReport
+from graphprune.report.summary import (
+    AnalysisReport,
+    BlockedAxis,
+    Check,
+    Cost,
+    GroupCut,
+    GroupInfo,
+    PruneReport,
+    VerifyReport,
+)
+
+_ROWS = 8
+_T = TypeVar("_T")
+_COLORS = {"verified": "green", "FAILED": "bold red", "UNVERIFIED": "bold yellow"}
+
+
+@singledispatch
+def render(report: BaseModel, rows: int | None = _ROWS) -> RenderableType:
+    """What a terminal shows of a report.
+
+    Args:
+        report: One of the reports of this package.
+        rows: Rows per list, None for all.
+    """
+    raise TypeError(f"no table for {type(report).__name__} ({rows} rows)")
+
+
+@render.register
+def _prune(report: PruneReport, rows: int | None = _ROWS) -> RenderableType:
+    parts: list[RenderableType] = [_heading(f"{report.model} -> {report.output}"), _costs(report.before, report.after)]
+    if report.check is not None:
+        parts.append(_verdict(report.check))
+    if report.given_up:
+        parts.append(Text(f"left whole because their removal did not verify: {', '.join(report.given_up)}", "yellow"))
+    parts += _cuts(report.groups, report.before, rows)
+    parts += _blocked(report.blocked, rows)
+    return Group(*parts)
+
+
+@render.register
+def _analysis(report: AnalysisReport, rows: int | None = _ROWS) -> RenderableType:
+    if report.explanations:
+        return Text("\n\n".join(report.explanations.values()))
+    parts: list[RenderableType] = [_heading(report.model), _facts(report), *_groups(report.groups, rows)]
+    if report.opaque:
+        table = _table("operators that freeze what they touch", "node", "reason")
+        for name, reason in _some(list(report.opaque.items()), rows):
+            table.add_row(name, reason)
+        parts += [table, *_more(len(report.opaque), rows)]
+    return Group(*parts, *_blocked(report.blocked, rows))
+
+
+@render.register
+def _profile(report: ProfileReport, rows: int | None = _ROWS) -> RenderableType:
+    sizes = ", ".join(f"{name} {_shape(shape)}" for name, shape in report.input_shapes.items())
+    parts: list[RenderableType] = [
+        _heading(report.model),
+        Text(f"{_amount(report.cost.macs)} MACs, {_amount(report.cost.params)} parameters, {_bytes(report.cost.bytes)}"),
+        Text(f"at input sizes {sizes}"),
+        *_nodes(report.nodes, rows),
+    ]
+    if report.milliseconds is not None:
+        parts.append(Text(f"{report.milliseconds:.3f} ms per run (median)", "bold"))
+        parts += _times(report.times, rows)
+    return Group(*parts)
+
+
+@render.register
+def _verify(report: VerifyReport, rows: int | None = _ROWS) -> RenderableType:  # noqa: ARG001 - one signature
+    return Group(_heading(f"{report.model} -> {report.pruned}"), _verdict(report.check))
+
+
+# -- parts -----------------------------------------------------------------------------------------------
+
+
+def _heading(text: str) -> Text:
+    return Text(text, "bold")
+
+
+def _costs(before: Cost, after: Cost) -> Table:
+    table = _table("", "", "before", "after", "remains")
+    for name, form in (("params", _amount), ("macs", _amount), ("bytes", _bytes)):
+        old, new = getattr(before, name), getattr(after, name)
+        title = {"macs": "MACs", "params": "parameters", "bytes": "size"}[name]
+        table.add_row(title, form(old), form(new), f"{new / old:.1%}" if old else "")
+    return table
+
+
+def _verdict(check: Check) -> Text:
+    return Text.assemble((check.status, _COLORS[check.status]), f": {check.text}")
+
+
+def _cuts(cuts: Sequence[GroupCut], before: Cost, rows: int | None) -> Iterator[RenderableType]:
+    if not cuts:
+        return
+    table = _table("groups that gave most", "group", "channels", "MACs saved alone", "parameters saved alone")
+    for cut in _some(cuts, rows):
+        macs = f"{cut.macs / before.macs:.1%}" if before.macs else ""
+        params = f"{cut.params / before.params:.1%}" if before.params else ""
+        table.add_row(cut.name, f"{cut.size} -> {cut.kept}", macs, params)
+    yield table
+    yield from _more(len(cuts), rows)
+
+
+def _facts(report: AnalysisReport) -> Table:
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for sizes in report.input_shapes:
+        table.add_row("input sizes", ", ".join(f"{name} {_shape(shape)}" for name, shape in sizes.items()))
+    table.add_row("parameters", _amount(report.cost.params))
+    table.add_row("MACs", f"{_amount(report.cost.macs)}, {report.prunable_macs:.1%} in operators that can be cut")
+    table.add_row("size", _bytes(report.cost.bytes))
+    table.add_row("groups", f"{len(report.groups)} with {report.units:,} units")
+    table.add_row("granularity", f"{report.granularity:.1%} of the channels can leave one by one")
+    return table
+
+
+def _groups(groups: Sequence[GroupInfo], rows: int | None) -> Iterator[RenderableType]:
+    if not groups:
+        yield Text("no group can be cut", "bold yellow")
+        return
+    table = _table("groups", "group", "units", "weight axes", "widest rows per unit")
+    for group in _some(groups, rows):
+        table.add_row(group.name, f"{group.size:,}", str(len(group.axes)), str(max(r for _, _, r in group.axes)))
+    yield table
+    yield from _more(len(groups), rows)
+
+
+def _blocked(blocked: Sequence[BlockedAxis], rows: int | None) -> Iterator[RenderableType]:
+    if not blocked:
+        return
+    table = _table("blocked", "weight", "frozen", "by", "reason", "to unblock")
+    for b in _some(blocked, rows):
+        by = f"{b.op} {b.node}".strip()
+        table.add_row(f"{b.tensor}[{b.axis}]", f"{b.positions} of {b.size}", by, b.reason, b.mend or "-")
+    yield table
+    yield from _more(len(blocked), rows)
+
+
+def _nodes(nodes: Sequence[NodeCost], rows: int | None) -> Iterator[RenderableType]:
+    macs, size = sum(n.macs for n in nodes), sum(n.bytes for n in nodes)
+    table = _table("operators", "node", "op", "MACs", "", "parameters", "weights", "")
+    for n in _some(nodes, rows):
+        table.add_row(
+            n.name, n.op, _amount(n.macs), _share(n.macs, macs), _amount(n.params), _bytes(n.bytes), _share(n.bytes, size)
+        )
+    yield table
+    yield from _more(len(nodes), rows)
+
+
+def _times(times: Sequence[NodeTime], rows: int | None) -> Iterator[RenderableType]:
+    total = sum(t.milliseconds for t in times)
+    table = _table("time by operator, as onnxruntime fuses them", "node", "op", "ms", "")
+    for t in _some(times, rows):
+        table.add_row(t.name, t.op, f"{t.milliseconds:.3f}", _share(t.milliseconds, total))
+    yield table
+    yield from _more(len(times), rows)
+
+
+# -- bits ------------------------------------------------------------------------------------------------
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title or None, title_justify="left", title_style="bold", header_style="dim", box=None)
+    for i, column in enumerate(columns):
+        text = i == 0 or column in ("by", "reason", "to unblock", "op")
+        table.add_column(column, justify="left" if text else "right", overflow="fold", no_wrap=not text)
+    return table
+
+
+def _some(entries: Sequence[_T], rows: int | None) -> Sequence[_T]:
+    return entries if rows is None else entries[:rows]
+
+
+def _more(count: int, rows: int | None) -> Iterator[Text]:
+    if rows is not None and count > rows:
+        yield Text(f"... and {count - rows} more (-v shows all)", "dim")
+
+
+def _share(part: float, whole: float) -> str:
+    return f"{part / whole:.1%}" if whole else ""
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return "x".join(str(n) for n in shape) or "scalar"
+
+
+def _amount(number: float) -> str:
+    for limit, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= limit:
+            return f"{number / limit:.2f} {letter}"
+    return f"{number:,.0f}"
+
+
+def _bytes(number: float) -> str:
+    for limit, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if number >= limit:
+            return f"{number / limit:.2f} {unit}"
+    return f"{number:,.0f} B"
