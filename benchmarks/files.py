@@ -48,7 +48,7 @@ def measure(name: str, path: Path, options: argparse.Namespace) -> Row:
 def collect(paths: Mapping[str, Path], options: argparse.Namespace) -> dict[str, Row]:
     """Rows of all files, measured or remembered."""
     with ThreadPoolExecutor(options.jobs) as pool:
-        found = pool.map(lambda item: measure(*item, options), paths.items())
+        found = pool.map(lambda name: measure(name, paths[name], options), paths)
         return dict(zip(paths, found, strict=True))
 
 

@@ -10,7 +10,6 @@ import resource
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ import onnx
 import graphprune as gp
 from benchmarks.check import Feed, defect, interface_change, names_change, short, stale
 from benchmarks.common import Row, emit, fingerprint
+from benchmarks.obstacles import fixed_macs, obstacles
 from graphprune.cost.model import CostModel
 from graphprune.errors import InfeasibleError
 from graphprune.verify.run import random_feeds
@@ -33,47 +33,23 @@ def dense_macs(deps: Any) -> int:
     return CostModel(deps).costs(deps.cut(np.zeros(0, np.int32)).removed).macs
 
 
-def obstacles(deps: Any) -> dict[str, list[tuple[str, float]]]:
-    """What keeps granularity below 1, as shares of all weight elements.
-
-    "blocked": positions that cannot leave, by reason. "coarse": rows that leave only together with others of
-    their own axis (a head, a group), by group.
-    """
-    total = 0.0
-    sizes: dict[str, float] = {}
-    coarse: Counter[str] = Counter()
-    for name, axis, labels in deps.weight_axes():
-        size = float(np.prod(deps.source.weights[name].shape, dtype=np.float64))
-        sizes[name] = size
-        total += size
-        if labels.units is None:
-            continue
-        rows = labels.units[labels.units.any(axis=1)]
-        tied = (len(rows) - len(np.unique(rows, axis=0))) * size / labels.n
-        if tied:
-            coarse[f"{name}[{axis}]"] += tied
-    blocked: Counter[str] = Counter()
-    for found in deps.blocked:
-        cause = f"{found.reason.op}: {found.reason.text}" if found.reason.op else found.reason.text
-        blocked[cause] += sizes[found.tensor] * found.positions / found.size
-    return {
-        kind: [(name, round(value / total, 4)) for name, value in tally.most_common(6)]
-        for kind, tally in (("blocked", blocked), ("coarse", coarse))
-    }
+def told(error: Exception, path: Path) -> str:
+    """Kind and message of an error, without the folder the file happens to lie in."""
+    return f"{type(error).__name__}: {short(str(error).replace(str(path), path.name), 900)}"
 
 
 class Clock:
     """Seconds per step, from the names that a long call reports."""
 
     def __init__(self) -> None:
-        self.seconds: Counter[str] = Counter()
+        self.seconds: dict[str, float] = {}
         self.step, self.since = "", time.perf_counter()
 
     def __call__(self, step: str) -> None:
         """Begin a step."""
         now = time.perf_counter()
         if self.step:
-            self.seconds[self.step] += now - self.since
+            self.seconds[self.step] = self.seconds.get(self.step, 0.0) + now - self.since
         self.step, self.since = step, now
 
     def done(self) -> dict[str, float]:
@@ -98,7 +74,7 @@ def prune_once(path: Path, graph: Any, macs: str | int, align: int, feeds: list[
         try:
             result = gp.prune(graph, small, macs=macs, align=align, progress=clock)
         except Exception as error:
-            return {"error": f"{type(error).__name__}: {short(error, 900)}", "seconds": clock.done()}
+            return {"error": told(error, path), "seconds": clock.done()}
         seconds = clock.done()
         verdict = result.verdict
         return {
@@ -134,6 +110,7 @@ def ours(job: Row, row: Row) -> Iterator[None]:
     row["prunable"] = round(CostModel(deps).prunable_share(), 4)
     row["macs"], row["parameters"] = dense_macs(deps), graph.parameters()
     row.update(obstacles(deps))
+    row["fixed"] = fixed_macs(deps)
     feeds = random_feeds(graph, 1, 0)
     row["runs"] = {}
     for align in job["aligns"]:
@@ -144,7 +121,8 @@ def ours(job: Row, row: Row) -> Iterator[None]:
         if floor and result["error"].startswith(InfeasibleError.__name__):
             lowest = int(floor[1].replace(",", ""))
             again = prune_once(path, graph, lowest, align, feeds) if 0 < lowest < row["macs"] else {}
-            result = {**again, "floor": lowest / row["macs"], "infeasible": result["error"]}
+            proven = "bisect" not in result["seconds"]  # else groups were given up first
+            result = {**again, "floor": lowest / row["macs"], "proven": proven, "infeasible": result["error"]}
         row["runs"][str(align)] = result
     row["rss_mb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
     row["phase"] = "end"
@@ -176,7 +154,7 @@ def peer(job: Row, row: Row) -> Iterator[None]:
         try:
             row["reached"] = dense_macs(gp.analyze(small)) / dense_macs(gp.analyze(graph))
         except Exception as error:
-            row["uncounted"] = f"{type(error).__name__}: {short(error)}"
+            row["uncounted"] = told(error, path)
     row["phase"] = "end"
     yield
 
@@ -190,7 +168,7 @@ def worker(job: Row) -> None:
             with contextlib.redirect_stdout(sys.stderr):
                 more = next(steps, "end") is None
         except Exception as error:  # the parent must hear of every failure
-            row["error"] = f"{type(error).__name__}: {short(error, 900)} (during {row.get('phase', 'start')})"
+            row["error"] = f"{told(error, Path(job['path']))} (during {row.get('phase', 'start')})"
             more = False
         emit(row)
         if not more:

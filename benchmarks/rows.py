@@ -24,10 +24,12 @@ def run_failure(row: Row, align: str) -> str:
     if run is None:
         return failure(row) or "not measured"
     if "error" in run:
-        return str(run["error"])
+        return " after ".join(str(run[k]) for k in ("error", "infeasible") if k in run)
     if "reached" not in run:
         return str(run["infeasible"])
     found = []
+    if not run.get("proven", True):
+        found.append(f"groups were given up before {run['infeasible']}")
     if not run["passed"]:
         found.append(f"not verified, relative error {run['rel_error']:.2g}")
     if run["frozen"]:
@@ -53,9 +55,9 @@ def share(value: float | None, digits: int = 1) -> str:
     return "-" if value is None else f"{100 * value:.{digits}f} %"
 
 
-def _seconds(row: Row, run: Row, *steps: str) -> str:
-    source = {**row.get("seconds", {}), **run.get("seconds", {})}
-    return f"{sum(source.get(step, 0.0) for step in steps):.2f}" if source else "-"
+def _seconds(row: Row, *steps: str) -> str:
+    spent = row.get("seconds", {})
+    return f"{sum(spent.get(step, 0.0) for step in steps):.2f}" if spent else "-"
 
 
 def peer_words(row: Row) -> str:
@@ -86,13 +88,13 @@ def _line(file: str, both: Row, aligns: Sequence[str]) -> list[object]:
     cells: list[object] = [file, *(row.get(k, "-") for k in ("nodes", "groups", "units"))]
     cells += [f"{row['granularity']:.3f}" if "granularity" in row else "-", share(row.get("prunable"))]
     for run in runs:
-        floor = " (floor)" if "floor" in run else ""
+        floor = " (floor)" if run.get("proven") else ""
         cells.append(share(run.get("reached")) + floor)
         cells.append(f"{run['rel_error']:.0e}" if run.get("rel_error") is not None else "-")
         cells.append(("equal" if run["passed"] else "DIFFERS") if "passed" in run else "FAILED")
     last = runs[-1] if runs else {}
-    cells += [_seconds(row, last, "load"), _seconds(row, last, "analysis")]
-    cells += [_seconds(row, last, "plan", "rewrite"), _seconds(row, last, "verify", "bisect")]
+    cells += [_seconds(row, "load"), _seconds(row, "analysis")]
+    cells += [_seconds(last, "plan", "rewrite"), _seconds(last, "verify", "bisect")]
     for kinds in (("interface",), ("defect", "stale")):
         known = [run[kind] for run in runs for kind in kinds if kind in run]
         cells.append("-" if not known else "no" if any(known) else "yes")
@@ -116,7 +118,7 @@ def summary(rows: Rows, aligns: Sequence[str], target: float) -> str:
     count = len(rows)
     lines = []
     for a in aligns:
-        floors = sum("floor" in row.get("runs", {}).get(a, {}) for row in mine.values())
+        floors = sum(row.get("runs", {}).get(a, {}).get("proven", False) for row in mine.values())
         proved = sum(verified(row, a) for row in mine.values())
         hit = sum(on_target(row, a, target) for row in mine.values())
         lines.append(
@@ -133,7 +135,11 @@ def summary(rows: Rows, aligns: Sequence[str], target: float) -> str:
     peers = [peer_words(both["onnxsim"]) for both in rows.values() if "onnxsim" in both]
     if peers:
         words = ", ".join(f"{peers.count(word)} {word}" for word in PEER_WORDS)
-        lines.append(f"- onnxsim at sparsity 0.5, {len(peers)} files: {words}")
+        left = [both["onnxsim"]["reached"] for both in rows.values() if both.get("onnxsim", {}).get("reached")]
+        lines.append(
+            f"- onnxsim at sparsity 0.5, {len(peers)} files: {words}; MACs left where they can be counted:"
+            f" median {share(median(left)) if left else '-'}"
+        )
     sources = {row.get("sources", "?") for row in mine.values()}
     if len(sources) > 1:
         lines.append(f"- rows were measured with {len(sources)} states of the sources: {', '.join(sorted(sources))}")
@@ -158,7 +164,7 @@ def infeasible(rows: Rows, aligns: Sequence[str]) -> str:
     for file, both in rows.items():
         for a in aligns:
             run = both["ours"].get("runs", {}).get(a, {})
-            if "floor" in run:
+            if run.get("proven"):
                 lines.append((file, a, share(run["floor"]), obstacle_words(both["ours"])))
     return table(lines, ["file", "align", "floor", "largest blockers"]) if lines else "none"
 

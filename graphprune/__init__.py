@@ -6,13 +6,16 @@ result = gp.prune("model.onnx", "small.onnx", macs="50%")
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from graphprune.api import Result, analyze, apply, load, plan, prune, save, verify
     from graphprune.errors import GraphPruneError
     from graphprune.plan import Plan
+    from graphprune.report.profile import profile
 
 __version__ = "0.1.0"
 
@@ -20,8 +23,33 @@ _HOME = {
     **dict.fromkeys(("Result", "analyze", "apply", "load", "plan", "prune", "save", "verify"), "graphprune.api"),
     "GraphPruneError": "graphprune.errors",
     "Plan": "graphprune.plan",
+    "profile": "graphprune.report.profile",
 }
-__all__ = ["GraphPruneError", "Plan", "Result", "analyze", "apply", "load", "plan", "prune", "save", "verify"]
+__all__ = [
+    "GraphPruneError",
+    "Plan",
+    "Result",
+    "analyze",
+    "apply",
+    "load",
+    "plan",
+    "profile",
+    "prune",
+    "save",
+    "verify",
+]
+
+
+class _Package(ModuleType):
+    """Keeps the verbs ``plan`` and ``verify`` from being hidden by the modules of the same names."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """The import system sets submodules as attributes; those named like a verb are left out."""
+        if not (name in _HOME and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:

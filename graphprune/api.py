@@ -18,12 +18,13 @@ from graphprune.coupling.cut import Cut
 from graphprune.coupling.groups import DependencyGraph
 from graphprune.coupling.groups import analyze as _analyze
 from graphprune.errors import InfeasibleError, InputError, NothingToPruneError, VerificationError
+from graphprune.graph.checks import refuse_nan
 from graphprune.graph.model import Array, Graph
-from graphprune.graph.onnx import Source, load
+from graphprune.graph.onnx import Source, external_files, load
 from graphprune.graph.sizes import file_bytes
 from graphprune.importance.base import Criterion
 from graphprune.plan import Plan, planned_units
-from graphprune.rewrite.files import save, stamp
+from graphprune.rewrite.files import check_output, has_external, save, stamp
 from graphprune.rewrite.onnx import rewrite
 from graphprune.verify.bisect import culprits
 from graphprune.verify.compare import Verdict, verify_cut
@@ -113,6 +114,7 @@ def plan(
         NothingToPruneError: No unit can be removed.
     """
     deps = analyze(source)
+    refuse_nan(deps.source)
     targets = Targets(macs, params, size, ratio)
     constraints = Constraints(align, min_channels, max_ratio, tuple(ignore), tuple(only))
     return Planner(deps, targets, constraints, criterion, seed).plan()
@@ -133,7 +135,7 @@ def apply(source: Source | Graph, plan: Plan | str | Path) -> ir.Model:
 
 def verify(
     source: Source | Graph,
-    pruned: Source,
+    pruned: Source | Graph,
     plan: Plan | str | Path,
     *,
     feeds: Sequence[dict[str, Array]] = (),
@@ -194,7 +196,7 @@ def prune(
         VerificationError: The result could not be proved right; nothing was written.
     """
     if output is not None:
-        _check_output(source, Path(output))
+        check_output(Path(output), *([Path(source)] if isinstance(source, str | Path) else []))
     progress("load")
     graph = _graph(source, input_shapes)
     progress("analyze")
@@ -204,16 +206,9 @@ def prune(
         result = _search(deps, options, check, feeds, samples, progress)
     if output is not None:
         progress("write")
-        save(result.model, output)
+        check_output(Path(f"{output}.data"), *external_files(graph.source))
+        save(result.model, output, external=has_external(graph.source))
     return result
-
-
-def _check_output(source: Source | Graph, output: Path) -> None:
-    """The input is never overwritten, and the folder must exist."""
-    if isinstance(source, str | Path) and Path(source).resolve() == output.resolve():
-        raise InputError(f"{output}: the output would overwrite the input; give another name")
-    if not output.resolve().parent.is_dir():
-        raise InputError(f"{output}: the folder {output.parent} does not exist")
 
 
 def _replay(
@@ -224,7 +219,10 @@ def _replay(
     samples: int,
     progress: Progress,
 ) -> Result:
+    refuse_nan(deps.source)
     units = planned_units(deps, ready)
+    if not units.size:
+        raise InputError(f"{deps.source.name}: the plan removes nothing")
     cut = deps.cut(units)
     progress("rewrite")
     model = rewrite(cut)
@@ -235,7 +233,8 @@ def _replay(
         return Result(model, ready, deps, before, after, None)
     progress("verify")
     verdict = verify_cut(cut, model, feeds=feeds, samples=samples)
-    verdict.raise_if_failed()
+    if not verdict.passed:
+        raise VerificationError(f"{deps.source.name}: the pruned model {verdict.text}; nothing was written")
     return Result(model, ready, deps, before, after, verdict)
 
 
@@ -248,6 +247,7 @@ def _search(
     progress: Progress,
 ) -> Result:
     """Plan, rewrite, verify; give up culprits and plan again."""
+    refuse_nan(deps.source)
     planner = Planner.from_options(deps, options)
     frozen: list[str] = []
     verdict: Verdict | None = None

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import onnx_ir as ir
+
 from graphprune import api
 from graphprune.data.arrays import load_feeds
 from graphprune.errors import InputError, VerificationError
 from graphprune.graph.model import Array, Graph
-from graphprune.graph.onnx import load
+from graphprune.graph.onnx import external_files, load
 from graphprune.plan import Plan
 from graphprune.recipe import Recipe, parse_shapes
 from graphprune.report.profile import ProfileReport
@@ -25,14 +27,22 @@ from graphprune.report.summary import (
     disk_bytes,
     group_cuts,
 )
-from graphprune.rewrite.files import check_output, save, staged
+from graphprune.rewrite.files import check_output, has_external, save, staged
 
 Step = Callable[[str], None]
 _RUNS = 20
 
 
-def prune(model: Path, output: Path, recipe: Recipe, step: Step) -> PruneReport:
-    """Prune a file and write the result, its plan, its report and its recipe, all or nothing."""
+def prune(model: Path, output: Path, recipe: Recipe, step: Step, *, given: Path | None = None) -> PruneReport:
+    """Prune a file and write the result, its plan, its report and its recipe, all or nothing.
+
+    Args:
+        model: The original.
+        output: Where the result goes.
+        recipe: The options.
+        step: Called with the name of each step.
+        given: The file that the recipe came from; it is never overwritten.
+    """
     check_output(output, model)
     options, shapes = recipe.options(), recipe.input_shapes()
     step("load")
@@ -44,7 +54,8 @@ def prune(model: Path, output: Path, recipe: Recipe, step: Step) -> PruneReport:
         report = _written("prune", model, output, result, folder)
         stem = output.name.removesuffix(".onnx")
         _text(folder / f"{stem}.plan.json", result.plan.to_json())
-        _text(folder / f"{stem}.recipe.yaml", recipe.effective(result.plan.recipe, output.parent))
+        if given is None or given.resolve() != (output.parent / f"{stem}.recipe.yaml").resolve():
+            _text(folder / f"{stem}.recipe.yaml", recipe.effective(result.plan.recipe, output.parent))
         _text(folder / f"{stem}.report.json", report.model_dump_json(indent=1) + "\n")
     return report
 
@@ -53,7 +64,7 @@ def apply(
     plan: Path, model: Path, output: Path, *, data: Path | None, input_shape: tuple[str, ...], verify: bool, step: Step
 ) -> PruneReport:
     """Carry out a plan on a file and write the result and its report."""
-    check_output(output, model)
+    check_output(output, model, plan)
     ready = Plan.read(plan)
     step("load")
     graph = load(model, input_shapes=parse_shapes(input_shape))
@@ -145,14 +156,16 @@ def _feeds(data: Path | None, graph: Graph) -> list[dict[str, Array]]:
 
 def _written(verb: str, model: Path, output: Path, result: api.Result, folder: Path) -> PruneReport:
     """Write the model into ``folder``; the report with the sizes on disk."""
-    save(result.model, folder / output.name)
+    original: ir.Model = result.deps.source.source
+    check_output(Path(f"{output}.data"), *external_files(original))
+    save(result.model, folder / output.name, external=has_external(original))
     size = sum(p.stat().st_size for p in folder.iterdir())
     return PruneReport(
         verb=verb,
         model=str(model),
         output=str(output),
         recipe=result.plan.recipe,
-        before=cost(result.before, disk_bytes(model, result.deps.source.source)),
+        before=cost(result.before, disk_bytes(model, original)),
         after=cost(result.after, size),
         check=checked(result.verdict),
         given_up=result.frozen,

@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from graphprune.algebra.axis import Ids
+from graphprune.coupling.cut import Cut
 from graphprune.coupling.groups import DependencyGraph
 from graphprune.errors import InputError
 
@@ -127,8 +128,8 @@ def planned_units(deps: DependencyGraph, plan: Plan) -> Ids:
         positions = np.array(plan.weights.get(name, {}).get(axis, []), np.int64)
         if positions.size and (positions.min() < 0 or positions.max() >= labels.n):
             raise InputError(
-                f"{name_of_model}: the plan removes position {positions.max()} of weight {name} axis {axis},"
-                f" which has {labels.n}"
+                f"{name_of_model}: the plan removes positions {positions.min()} to {positions.max()} of weight {name}"
+                f" axis {axis}, which has {labels.n}"
             )
         mark[positions] = True
         marks[name, axis] = mark
@@ -137,14 +138,21 @@ def planned_units(deps: DependencyGraph, plan: Plan) -> Ids:
             np.add.at(gone, column[mark], 1)
     total[0] = gone[0] = 0
     units = np.flatnonzero((total > 0) & (gone == total)).astype(np.int32)
-    cut = deps.cut(units)
+    _check_fit(deps, plan, deps.cut(units))
+    return units
+
+
+def _check_fit(deps: DependencyGraph, plan: Plan, cut: Cut) -> None:
+    """Refuse a plan whose listed positions are not what its units remove, or that leaves an axis empty."""
+    name_of_model = deps.source.name
     for name, axes in plan.weights.items():
         for axis, listed in axes.items():
             kept = cut.kept(name, axis)
             size = deps.source.weights[name].shape[axis] if axis < len(deps.source.weights[name].shape) else 0
+            if kept is not None and not len(kept):
+                raise InputError(f"{name_of_model}: the plan removes all {size} positions of weight {name} axis {axis}")
             if len(listed) != size - (size if kept is None else len(kept)):
                 raise InputError(
                     f"{name_of_model}: the plan's cut of weight {name} axis {axis} does not fit this model's couplings;"
                     " it was made for another graph"
                 )
-    return units

@@ -98,7 +98,7 @@ class Recipe:
         entries["input_shape"] = list(self.input_shape or ())
         entries["data"] = _relative(self.data, folder) if self.data is not None else None
         entries["no_verify"] = bool(self.no_verify)
-        kept = {k.replace("_", "-"): v for k, v in entries.items() if v not in (None, [], False)}
+        kept = {k.replace("_", "-"): v for k, v in entries.items() if not (v is None or v is False or v == [])}
         return str(yaml.safe_dump(kept, sort_keys=False, allow_unicode=True))
 
 

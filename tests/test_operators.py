@@ -91,7 +91,7 @@ def expected_units(built: Built) -> int:
 def test_operator(one: Case, seed: int) -> None:
     built = Built(one, seed)
     plain = evaluate(built.subject(), built.feeds)
-    model = built.whole({n: a.shape for n, a in zip(built.outs, plain, strict=True)})
+    model = built.whole(dict(zip(built.outs, plain, strict=True)))
     deps = api.analyze(model)
     assert deps.units == expected_units(built), {g.name: g.size for g in deps.groups}
     for attempt in range(3):

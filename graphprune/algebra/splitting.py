@@ -29,7 +29,13 @@ def split(store: Units, axis: Axis, outer: int, inner: int, why: int) -> tuple[A
         row, col = _split_column(store, column.reshape(outer, inner), why)
         rows.append(row)
         cols.append(col)
-    return Axis(outer, np.stack(rows, axis=1)), Axis(inner, np.stack(cols, axis=1))
+    return _side(store, rows, why), _side(store, cols, why)
+
+
+def _side(store: Units, columns: list[Ids], why: int) -> Axis:
+    """An axis of the columns that hold units; a side that got none is frozen."""
+    units = np.stack(columns, axis=1)
+    return Axis(len(units), units) if units.any() else store.frozen(len(units), why)
 
 
 def _split_column(store: Units, u: Ids, why: int) -> tuple[Ids, Ids]:

@@ -36,6 +36,9 @@ class Reason:
         return f"{where}: {self.text}" if where else self.text
 
 
+_UNSTATED = Reason("", "", "it is tied to positions that stay")
+
+
 class Units:
     """Units with their equivalences (``union``), refinements (``bind``) and frozen marks.
 
@@ -151,10 +154,10 @@ class Units:
     # -- constraining ------------------------------------------------------------------------------------
 
     def freeze_units(self, roots: Ids, why: int) -> None:
-        """Mark free roots as never removed. Zeros are passed over."""
+        """Mark free roots as never removed, for a reason or one that was not stated (0). Zeros are passed over."""
         roots = roots[roots > 0]
         if roots.size:
-            self._why[roots] = why
+            self._why[roots] = why or self.reason(_UNSTATED)
             self.version += 1
 
     def plain(self, axis: Axis, why: int = 0) -> Axis:

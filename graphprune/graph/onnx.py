@@ -13,6 +13,7 @@ import onnx
 import onnx_ir as ir
 
 from graphprune.errors import InputError
+from graphprune.graph.checks import check_structure
 from graphprune.graph.fuse import fuse_permutations
 from graphprune.graph.infer import Facts, Shape, constant_tensor, tensor_shape
 from graphprune.graph.model import Array, Graph, Node, Value, Weight
@@ -78,6 +79,11 @@ def all_tensors(model: ir.Model) -> Iterator[tuple[str, ir.TensorProtocol]]:
                 yield node.name or node.op_type, attr.as_tensor()
 
 
+def external_files(model: ir.Model) -> set[Path]:
+    """Files that hold the model's external data."""
+    return {Path(t.path) for _, t in all_tensors(model) if isinstance(t, ir.ExternalTensor)}
+
+
 def _check_external(model: ir.Model, path: Path) -> None:
     """External data must exist, be long enough and stay inside the model's folder."""
     folder = path.resolve().parent
@@ -93,25 +99,6 @@ def _check_external(model: ir.Model, path: Path) -> None:
         end = int(tensor.offset or 0) + int(tensor.length or tensor.nbytes)
         if target.stat().st_size < end:
             raise InputError(f"{path}: tensor {name}: external data file {location} is shorter than {end} bytes")
-
-
-def check_structure(model: ir.Model, name: str) -> None:
-    """Refuse what no runtime would load: cycles, undefined values, duplicate outputs, zero-size weights."""
-    graph = model.graph
-    known = {v.name for v in graph.inputs} | set(graph.initializers)
-    for node in graph:
-        for value in node.inputs:
-            if value is not None and value.name and value.name not in known:
-                made = value.producer() is not None
-                cause = "comes later or forms a cycle" if made else "is produced by nothing"
-                raise InputError(f"{name}: node {node.name or node.op_type}: input {value.name} {cause}")
-        for value in node.outputs:
-            if value.name and value.name in known:
-                raise InputError(f"{name}: node {node.name or node.op_type}: output {value.name} is defined twice")
-            known.add(value.name)
-    for value in graph.outputs:
-        if value.name not in known:
-            raise InputError(f"{name}: graph output {value.name} is produced by nothing")
 
 
 def _build(model: ir.Model, name: str, facts: list[Facts], sizes: list[dict[str, Shape]]) -> Graph:

@@ -49,7 +49,7 @@ class NodeTime(BaseModel):
     Attributes:
         name: Its name in the runtime.
         op: Its type in the runtime.
-        milliseconds: Mean time of a run.
+        milliseconds: Median time of a run.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -125,7 +125,7 @@ def _nodes(graph: Graph, macs: dict[str, int]) -> Iterator[NodeCost]:
 
 
 def _measure(graph: Graph, runs: int, threads: int) -> tuple[float, tuple[NodeTime, ...]]:
-    """Median time of a run, and the mean time per operator."""
+    """Median time of a run, and the median time per operator."""
     feed = random_feeds(graph, 1, 0)[0]
     try:
         plain = Runner(graph.source, threads=threads)
@@ -141,15 +141,15 @@ def _measure(graph: Graph, runs: int, threads: int) -> tuple[float, tuple[NodeTi
             events = json.loads(Path(traced.session.end_profiling()).read_bytes())
     except CannotRun as error:
         raise InputError(f"{graph.name}: cannot be timed: onnxruntime: {error}") from None
-    return float(np.median(spans[_WARMUP:])), _node_times(events, runs)
+    return float(np.median(spans[_WARMUP:])), _node_times(events)
 
 
-def _node_times(events: list[dict[str, object]], runs: int) -> tuple[NodeTime, ...]:
-    micros: dict[tuple[str, str], float] = {}
+def _node_times(events: list[dict[str, object]]) -> tuple[NodeTime, ...]:
+    micros: dict[tuple[str, str], list[float]] = {}
     for event in events:
         name, args, spent = str(event.get("name", "")), event.get("args"), event.get("dur")
         if event.get("cat") == "Node" and name.endswith("_kernel_time") and isinstance(args, dict):
             key = name.removesuffix("_kernel_time"), str(args.get("op_name", ""))
-            micros[key] = micros.get(key, 0.0) + (float(spent) if isinstance(spent, int | float) else 0.0)
-    times = [NodeTime(name=n, op=op, milliseconds=t / runs / 1e3) for (n, op), t in micros.items()]
+            micros.setdefault(key, []).append(float(spent) if isinstance(spent, int | float) else 0.0)
+    times = [NodeTime(name=n, op=op, milliseconds=float(np.median(t)) / 1e3) for (n, op), t in micros.items()]
     return tuple(sorted(times, key=lambda t: -t.milliseconds))

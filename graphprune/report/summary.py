@@ -14,7 +14,7 @@ import graphprune
 from graphprune.algebra import Reason
 from graphprune.cost.model import CostModel, Costs
 from graphprune.coupling.groups import DependencyGraph, Group
-from graphprune.graph.onnx import all_tensors
+from graphprune.graph.onnx import external_files
 from graphprune.plan import Plan
 from graphprune.verify.compare import Verdict
 
@@ -286,5 +286,4 @@ def _info(group: Group) -> GroupInfo:
 
 def disk_bytes(path: Path, model: ir.Model) -> int:
     """Bytes of a model's file and of its external data."""
-    outside = {Path(t.path) for _, t in all_tensors(model) if isinstance(t, ir.ExternalTensor)}
-    return sum(p.stat().st_size for p in {path, *outside})
+    return sum(p.stat().st_size for p in {path, *external_files(model)})

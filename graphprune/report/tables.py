@@ -69,7 +69,7 @@ def _profile(report: ProfileReport, rows: int | None = _ROWS) -> RenderableType:
     sizes = ", ".join(f"{name} {_shape(shape)}" for name, shape in report.input_shapes.items())
     parts: list[RenderableType] = [
         _heading(report.model),
-        Text(f"{_amount(report.cost.macs)} MACs, {_amount(report.cost.params)} parameters, {_bytes(report.cost.bytes)}"),
+        Text(_line(report.cost)),
         Text(f"at input sizes {sizes}"),
         *_nodes(report.nodes, rows),
     ]
@@ -154,16 +154,15 @@ def _nodes(nodes: Sequence[NodeCost], rows: int | None) -> Iterator[RenderableTy
     macs, size = sum(n.macs for n in nodes), sum(n.bytes for n in nodes)
     table = _table("operators", "node", "op", "MACs", "", "parameters", "weights", "")
     for n in _some(nodes, rows):
-        table.add_row(
-            n.name, n.op, _amount(n.macs), _share(n.macs, macs), _amount(n.params), _bytes(n.bytes), _share(n.bytes, size)
-        )
+        shares = _share(n.macs, macs), _share(n.bytes, size)
+        table.add_row(n.name, n.op, _amount(n.macs), shares[0], _amount(n.params), _bytes(n.bytes), shares[1])
     yield table
     yield from _more(len(nodes), rows)
 
 
 def _times(times: Sequence[NodeTime], rows: int | None) -> Iterator[RenderableType]:
     total = sum(t.milliseconds for t in times)
-    table = _table("time by operator, as onnxruntime fuses them", "node", "op", "ms", "")
+    table = _table("time by fused operator", "node", "op", "ms", "")
     for t in _some(times, rows):
         table.add_row(t.name, t.op, f"{t.milliseconds:.3f}", _share(t.milliseconds, total))
     yield table
@@ -188,6 +187,10 @@ def _some(entries: Sequence[_T], rows: int | None) -> Sequence[_T]:
 def _more(count: int, rows: int | None) -> Iterator[Text]:
     if rows is not None and count > rows:
         yield Text(f"... and {count - rows} more (-v shows all)", "dim")
+
+
+def _line(cost: Cost) -> str:
+    return f"{_amount(cost.macs)} MACs, {_amount(cost.params)} parameters, {_bytes(cost.bytes)}"
 
 
 def _share(part: float, whole: float) -> str:

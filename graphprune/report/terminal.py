@@ -34,7 +34,7 @@ class Terminal:
     def show(self, report: BaseModel, rows: int | None = None) -> None:
         """Print a report: the JSON object, and its tables unless quiet."""
         if self.json:
-            sys.stdout.write(report.model_dump_json(indent=1) + "\n")
+            sys.stdout.write(report.model_dump_json() + "\n")
         if self.quiet:
             return
         from rich.console import Console

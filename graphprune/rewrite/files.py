@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
+import signal
 import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import onnx_ir as ir
@@ -30,24 +33,67 @@ def has_external(model: ir.Model) -> bool:
     return any(isinstance(v.const_value, ir.ExternalTensor) for v in model.graph.initializers.values())
 
 
-def save(model: ir.Model, path: str | Path) -> None:
+def check_output(output: Path, *sources: Path) -> None:
+    """Refuse an output that would overwrite what is read, or that has no folder.
+
+    Raises:
+        InputError: It would, or it has none.
+    """
+    for source in sources:
+        if source.resolve() == output.resolve() or (output.exists() and source.exists() and output.samefile(source)):
+            raise InputError(f"{output}: the output would overwrite the input; give another name")
+    if not output.resolve().parent.is_dir():
+        raise InputError(f"{output}: the folder {output.parent} does not exist")
+    if output.is_dir():
+        raise InputError(f"{output}: this is a folder; give a file name")
+
+
+@contextmanager
+def staged(output: Path) -> Iterator[Path]:
+    """A folder beside ``output`` for files that belong together: they replace what stood there at the end, or never.
+
+    Raises:
+        InputError: The folder cannot be written.
+    """
+    home = output.resolve().parent
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=home) as name:
+            folder = Path(name)
+            yield folder
+            with _uninterrupted():
+                for path in sorted(folder.iterdir(), key=lambda p: p.name == output.name):  # the model comes last
+                    path.replace(home / path.name)
+    except OSError as error:
+        raise InputError(f"{output}: cannot be written ({error.strerror or error})") from None
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ctrl-C waits: half of the files renamed would be worse than a moment more."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    caught: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: caught.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if caught:
+        raise KeyboardInterrupt
+
+
+def save(model: ir.Model, path: str | Path, *, external: bool = False) -> None:
     """Write a model; what stood there is replaced only when everything is written.
 
-    Weights go to one external file "<name>.data" beside the model when the model's own weights are external or
-    when it would exceed what one file can hold.
+    Weights go to one external file "<name>.data" beside the model when any of the model's weights are external,
+    when it would exceed what one file can hold, or when ``external`` asks for it.
 
     Raises:
         InputError: The folder cannot be written.
     """
     path = Path(path)
-    data = f"{path.name}.data"
-    external = has_external(model) or weight_bytes(model) > _PROTOBUF_LIMIT
-    try:
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.resolve().parent) as folder:
-            written = Path(folder) / path.name
-            ir.save(model.clone(), written, format="protobuf", external_data=data if external else None)
-            if external and (Path(folder) / data).exists():
-                os.replace(Path(folder) / data, path.resolve().parent / data)  # noqa: PTH105
-            os.replace(written, path)  # noqa: PTH105
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from None
+    external = external or has_external(model) or weight_bytes(model) > _PROTOBUF_LIMIT
+    data = f"{path.name}.data" if external else None
+    with staged(path) as folder:
+        ir.save(model.clone(), folder / path.name, format="protobuf", external_data=data)

@@ -44,12 +44,14 @@ def stored_bytes(model: ir.Model) -> int:
 class Runner:
     """A model ready to run; large ones go through a temporary file."""
 
-    def __init__(self, model: ir.Model, *, optimize: bool = True, threads: int = 0) -> None:
+    def __init__(self, model: ir.Model, *, optimize: bool = True, threads: int = 0, trace: str = "") -> None:
         import onnxruntime as ort
 
         options = ort.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = threads
+        if trace:
+            options.enable_profiling, options.profile_file_prefix = True, trace
         level = ort.GraphOptimizationLevel
         options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
         try:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, defs, helper, numpy_helper
 
 Array = NDArray[Any]
 Sizes = Mapping[str, int]
@@ -163,7 +163,7 @@ class Built:
             return name
         dtype = kind[1] if kind[0] == "weight" else kind[0]
         source = name if kind[0] == "weight" else f"{name}_stored"
-        self.stored[source] = self._array(words, dtype)
+        self.stored[source] = self._array(words, dtype if kind[0] == "weight" else "")
         self.sources[source] = words
         if kind[0] == "weight":
             return name
@@ -187,19 +187,27 @@ class Built:
         outs = [helper.make_empty_tensor_value_info(o) for o in self.outs]
         return self._model(self.nodes, outs, stored or self.stored)
 
-    def whole(self, shapes: Mapping[str, tuple[int, ...]]) -> ModelProto:
+    def whole(self, arrays: Mapping[str, Array]) -> ModelProto:
         """The subject with every output weighted, so that all its axes are a weight's, and summed to a number."""
         nodes, stored, outs = list(self.nodes), dict(self.stored), []
         for out in self.outs:
-            last = f"{out}_real"
-            nodes.append(helper.make_node("Cast", [out], [last], to=TensorProto.FLOAT))
-            if self.case.fixed_shape and shapes[out]:
-                stored[f"{out}_scale"] = self.rng.standard_normal(shapes[out]).astype(np.float32)
+            last = out
+            if arrays[out].dtype != np.float32:
+                last = f"{out}_real"
+                nodes.append(helper.make_node("Cast", [out], [last], to=TensorProto.FLOAT))
+            if self.case.fixed_shape and arrays[out].shape:
+                stored[f"{out}_scale"] = self.rng.standard_normal(arrays[out].shape).astype(np.float32)
                 nodes.append(helper.make_node("Mul", [last, f"{out}_scale"], [f"{out}_scaled"]))
                 last = f"{out}_scaled"
             nodes.append(helper.make_node("ReduceSum", [last], [f"{out}_sum"], keepdims=0))
             outs.append(helper.make_tensor_value_info(f"{out}_sum", TensorProto.FLOAT, []))
-        return self._model(nodes, outs, stored)
+        model = self._model(nodes, outs, stored)
+        node = self.nodes[-1]
+        if not defs.has(node.op_type, self.case.opset, node.domain):  # the file has to state the shapes itself
+            model.graph.value_info.extend(
+                helper.make_tensor_value_info(out, TensorProto.FLOAT, arrays[out].shape) for out in self.outs
+            )
+        return model
 
     def _model(self, nodes: list[Any], outs: list[Any], stored: Mapping[str, Array]) -> ModelProto:
         weights = [numpy_helper.from_array(np.asarray(a), n) for n, a in stored.items()]

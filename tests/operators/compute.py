@@ -28,8 +28,6 @@ def _group_norm(inputs: list[Array], kept: list[list[Array]], sizes: Sizes) -> l
 
 def _recurrent(op: str, gates: int, **more: object) -> Case:
     weights = f"weight 1 {gates}*h i", f"weight 1 {gates}*h h", f"weight 1 {2 * gates}*h"
-    states = ("t 1 h",) if op != "LSTM" else ("b h",)
-    del states
     return case(
         op, "t b i", *weights, free="h i", zero="h i", hidden_size=lambda d: d["h"],
         outputs=(True,) * (3 if op == "LSTM" else 2), **more,
@@ -80,16 +78,12 @@ CASES: tuple[Case, ...] = (
     case("AveragePool", "n c 6", free="n c", kernel_shape=[3], strides=[2]),
     case("LpPool", "n c 6", free="n c", kernel_shape=[2]),
     *(case(op, "n c 5 6", free="n c") for op in ("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")),
-    case("LRN", "n c 6 5", free="n", size=3),
+    case("LRN", "n c h 5", free="n h 5", size=3),
     # Norms.
     case("InstanceNormalization", "n c h", "weight c", "weight c", free="n c h", restricted=True),
     case(
         "GroupNormalization", "n g*r h", "weight g*r", "weight g*r", free="n g r h", judge=_group_norm,
         num_groups=lambda d: d["g"], opset=21,
-    ),
-    case(
-        "GroupNormalization", "n g*r h", "weight g", "weight g", free="n g r h", judge=_group_norm,
-        num_groups=lambda d: d["g"], opset=18,
     ),
     case("LayerNormalization", "n t c", "weight c", "weight c", free="n t c", restricted=True),
     case("LayerNormalization", "n t c", "weight t c", free="n t c", restricted=True, axis=1, note="two_axes"),
