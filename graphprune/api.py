@@ -258,17 +258,11 @@ def _search(
         except (InfeasibleError, NothingToPruneError) as error:
             if verdict is None:
                 raise
-            raise type(error)(
-                f"{error}; given up, because the model without them {verdict.text}: {', '.join(frozen)}"
-            ) from None
-        ready = planner.write(units)
-        cut = deps.cut(units)
-        progress("rewrite")
-        model = rewrite(cut)
+            failed = f"{verdict.text}; without {', '.join(frozen)}: {error}"
+            raise VerificationError(f"{deps.source.name}: the pruned model {failed}; nothing was written") from None
+        ready, cut, model = _rewritten(planner, units, progress)
         stamp(model, ready, verified=check)
         after = planner.cost.costs(cut.removed)
-        if planner.tighten(file_bytes(model)):
-            continue
         if not check:
             return Result(model, ready, deps, planner.dense, after, None)
         progress("verify")
@@ -277,8 +271,8 @@ def _search(
             return Result(model, ready, deps, planner.dense, after, verdict, tuple(frozen))
         progress("bisect")
         bad = culprits(deps, cut, lambda c: verify_cut(c, rewrite(c), feeds=feeds, samples=samples).passed)
-        if not bad:
-            break
+        if not bad or len(bad) == len(ready.groups):
+            break  # not the fault of single groups
         planner.give_up(bad)
         frozen.extend(group.name for group in bad)
     text = verdict.text if verdict is not None else ""
@@ -286,6 +280,18 @@ def _search(
         f"{deps.source.name}: the pruned model {text}; given up: {', '.join(frozen) or 'no single group is to blame'};"
         " nothing was written"
     )
+
+
+def _rewritten(planner: Planner, units: Ids, progress: Progress) -> tuple[Plan, Cut, ir.Model]:
+    """Plan and model for a choice of units; chosen again where the written file misses a size target."""
+    progress("rewrite")
+    for _ in range(_ROUNDS):
+        cut = planner.deps.cut(units)
+        model = rewrite(cut)
+        if not planner.tighten(file_bytes(model)):
+            break
+        units = planner.units()
+    return planner.write(units), cut, model
 
 
 def as_proto(model: ir.Model) -> onnx.ModelProto:

@@ -13,8 +13,28 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "graphprune"
-FLOW = """errors algebra graph data rules coupling cost importance plan budget rewrite verify recover report
-integrations api recipe commands cli __main__""".split()
+FLOW = [
+    "errors",
+    "algebra",
+    "graph",
+    "data",
+    "rules",
+    "coupling",
+    "cost",
+    "importance",
+    "plan",
+    "budget",
+    "rewrite",
+    "verify",
+    "recover",
+    "report",
+    "integrations",
+    "api",
+    "recipe",
+    "commands",
+    "cli",
+    "__main__",
+]
 RANK = {name: place for place, name in enumerate(FLOW)}
 MAX_LINES = 300
 

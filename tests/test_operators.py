@@ -23,7 +23,7 @@ from tests.operators.case import Array, Built, size_of
 
 SEEDS = 4
 NOT_NODES = {"graphprune.AxisPermute"}  # made by the loader out of three nodes, see test_channel_shuffle
-_UNFED = "OneHot RandomNormal RandomUniform Range".split()
+_UNFED = ["OneHot", "RandomNormal", "RandomUniform", "Range"]
 
 
 def evaluate(model: onnx.ModelProto, feeds: dict[str, Array]) -> list[Array]:
@@ -63,7 +63,9 @@ def wanted(built: Built, cut: Cut, full: dict[str, Array]) -> list[Array]:
     one = built.case
     if one.judge is not None:
         inputs = [full[f"{n}_stored" if f"{n}_stored" in full else n] for n in built.arguments]
-        return one.judge(inputs, [positions(cut, n, full[_stored(full, n)].shape) for n in built.arguments], built.sizes)
+        return one.judge(
+            inputs, [positions(cut, n, full[_stored(full, n)].shape) for n in built.arguments], built.sizes
+        )
     if one.restricted:
         cuts = {n: box(a, positions(cut, n, a.shape)) if n in built.sources else a for n, a in full.items()}
         return evaluate(built.subject(cuts), built.feeds)

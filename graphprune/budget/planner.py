@@ -70,7 +70,7 @@ class Planner:
         excess = written - self.size_limit
         if "bytes" not in self.limits or excess <= 0:
             return False
-        self.limits["bytes"] -= excess
+        self.limits["bytes"] -= excess + written // 1000
         return True
 
     def units(self) -> Ids:

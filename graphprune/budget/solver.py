@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import permutations
 from math import gcd
 
 import numpy as np
@@ -16,7 +17,9 @@ from graphprune.coupling.cut import Mask
 from graphprune.coupling.groups import DependencyGraph, Group
 from graphprune.errors import InfeasibleError
 
-_CLOSE = 0.002
+_CLOSE = 0.002  # unused share of a limit that is not worth filling
+_ROUGH = 0.01  # unused share above which steps are traded between groups
+_MAX_TRADERS = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,15 +172,39 @@ class _Problem:
                 (i for i, n in enumerate(counts) if n > base[i]),
                 key=lambda i: -float(self.choices[i].scores[counts[i] - 1]),
             )
-            if not any(self._give_back(counts, i, base[i]) for i in options):
+            if any(self._give_back(counts, i, base[i]) for i in options):
+                continue
+            if self._slack(counts) < _ROUGH or not self._trade(counts, base):
                 break
         return counts
 
+    def _trade(self, counts: list[int], base: list[int]) -> bool:
+        """Swap a step of one group for a step of another where that comes closer to the limits: few, coarse groups."""
+        best, slack = None, self._slack(counts)
+        if len(counts) > _MAX_TRADERS:
+            return False
+        for i, j in permutations(range(len(counts)), 2):
+            less, more = self._stepped(counts, i, -1), self._stepped(counts, j, 1)
+            if less is None or more is None or less < base[i]:
+                continue
+            trial = list(counts)
+            trial[i], trial[j] = less, more
+            if self.fits(trial) and self._slack(trial) < slack:
+                best, slack = trial, self._slack(trial)
+        if best is not None:
+            counts[:] = best
+        return best is not None
+
+    def _stepped(self, counts: list[int], i: int, by: int) -> int | None:
+        """The next allowed count of group i, None past its ends."""
+        removable = self.choices[i].removable
+        place = int(np.searchsorted(removable, counts[i])) + by
+        return int(removable[place]) if 0 <= place < len(removable) else None
+
     def _give_back(self, counts: list[int], i: int, least: int) -> bool:
         """Restore one step of group i if the limits still hold."""
-        removable = self.choices[i].removable
-        lower = int(removable[np.searchsorted(removable, counts[i]) - 1])
-        if lower < least:
+        lower = self._stepped(counts, i, -1)
+        if lower is None or lower < least:
             return False
         before, counts[i] = counts[i], lower
         if self.fits(counts):
@@ -186,5 +213,9 @@ class _Problem:
         return False
 
     def _close(self, counts: list[int]) -> bool:
+        return self._slack(counts) < _CLOSE
+
+    def _slack(self, counts: list[int]) -> float:
+        """Unused share of the tightest limit."""
         costs = self.costs(counts)
-        return any(limit - getattr(costs, name) < _CLOSE * limit for name, limit in self.limits.items())
+        return min(float(limit - getattr(costs, name)) / limit for name, limit in self.limits.items())

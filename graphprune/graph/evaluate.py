@@ -42,9 +42,14 @@ class Evaluator:
     def run(self, node: ir.Node, inputs: Sequence[Known | None]) -> list[Known] | None:
         """Outputs for known inputs (None for an omitted one); None when they are better not known.
 
-        Random operators, control flow, float fills (those are weights) and large results stay unknown.
+        Random operators, control flow, float fills and dequantised tensors (those are weights) and large results
+        stay unknown.
         """
-        if node.op_type in _RANDOM or any(a.type in _GRAPHS for a in node.attributes.values()):
+        if (
+            node.op_type in _RANDOM
+            or node.op_type == "DequantizeLinear"
+            or any(a.type in _GRAPHS for a in node.attributes.values())
+        ):
             return None
         if node.op_type in ("ConstantOfShape", "Expand", "Tile") and not _small(node, inputs):
             return None

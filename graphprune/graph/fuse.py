@@ -85,5 +85,6 @@ def _net_permutation(
         if any(perm[i] != i for i in range(len(perm)) if i not in inside):
             continue
         if int(np.prod(factors)) == size:
-            return axis, np.arange(size, dtype=np.int64).reshape(factors).transpose(local).ravel()
+            order = np.arange(size, dtype=np.int64).reshape(factors).transpose(local).ravel()
+            return None if np.array_equal(order, np.arange(size)) else (axis, order)
     return None

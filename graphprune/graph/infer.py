@@ -23,7 +23,7 @@ Shape = tuple[int, ...]
 UNKNOWN = -1
 MAX_SETTING = 8  # float operands such as the scales of a Resize
 # Operators whose schema leaves the output shape open although it is the first input's.
-_SAME_SHAPE = {"GroupNormalization", "Dropout"}
+_SAME_SHAPE = {"GroupNormalization", "Dropout", "MeanVarianceNormalization"}
 
 
 class BadSizes(Exception):
@@ -53,6 +53,7 @@ class Caches:
     stored: Facts | None = None
     settings: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict)
     types: dict[tuple[int, Shape | None], onnx.TypeProto] = field(default_factory=dict)
+    schemas: dict[tuple[str, str], defs.OpSchema | None] = field(default_factory=dict)
 
     @classmethod
     def of(cls, model: ir.Model) -> Caches:
@@ -173,9 +174,9 @@ class _Pass:
         """Types of the outputs by the operator's shape function, else what the file says of them."""
         found: Mapping[str, onnx.TypeProto] = {}
         graphs = any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values())
-        domain = "" if node.domain == "ai.onnx" else node.domain
-        if not graphs and defs.has(node.op_type, self.opsets.get(domain, 1), domain):
-            found = self._by_schema(node, domain)
+        schema = None if graphs else self._schema(node)
+        if schema is not None:
+            found = self._by_schema(node, schema)
         for value in node.outputs:
             name = value.name or ""
             typed = found.get(name)
@@ -187,8 +188,16 @@ class _Pass:
             else:
                 self._put(name, int(value.dtype or 0), None if graphs else self._declared(value))
 
-    def _by_schema(self, node: ir.Node, domain: str) -> Mapping[str, onnx.TypeProto]:
-        schema = defs.get_schema(node.op_type, self.opsets.get(domain, 1), domain)
+    def _schema(self, node: ir.Node) -> defs.OpSchema | None:
+        key = (node.domain, node.op_type)
+        if key not in self.caches.schemas:
+            domain = "" if node.domain == "ai.onnx" else node.domain
+            version = self.opsets.get(domain, 1)
+            known = defs.has(node.op_type, version, domain)
+            self.caches.schemas[key] = defs.get_schema(node.op_type, version, domain) if known else None
+        return self.caches.schemas[key]
+
+    def _by_schema(self, node: ir.Node, schema: defs.OpSchema) -> Mapping[str, onnx.TypeProto]:
         names = [v.name or "" for v in node.inputs if v is not None]
         types = {n: t for n in names if (t := self._type(n)) is not None}
         if len(types) < len(set(names)):

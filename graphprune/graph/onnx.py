@@ -96,6 +96,8 @@ def _check_external(model: ir.Model, path: Path) -> None:
             raise InputError(f"{path}: tensor {name}: external data {location} leaves the model's folder; refused")
         if not target.is_file():
             raise InputError(f"{path}: tensor {name}: external data file {location} is missing")
+        if target.stat().st_nlink > 1:
+            raise InputError(f"{path}: tensor {name}: external data file {location} has several hard links; copy it")
         end = int(tensor.offset or 0) + int(tensor.length or tensor.nbytes)
         if target.stat().st_size < end:
             raise InputError(f"{path}: tensor {name}: external data file {location} is shorter than {end} bytes")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+SMALL = 1024
+
 
 def file_bytes(model: ir.Model) -> int:
     """Bytes the model takes when written: weights and structure."""
@@ -13,6 +15,21 @@ def file_bytes(model: ir.Model) -> int:
 def weight_bytes(model: ir.Model) -> int:
     """Bytes of all initializers."""
     return sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
+
+
+def cloned(model: ir.Model) -> ir.Model:
+    """A clone that holds its small external tensors in memory.
+
+    Writers load small tensors and close the file they were mapped from, which fails while others still read it;
+    checkers look for that file beside a model that was never written.
+    """
+    clone = model.clone()
+    for graph in clone.graphs():
+        for name, value in graph.initializers.items():
+            tensor = value.const_value
+            if isinstance(tensor, ir.ExternalTensor) and tensor.nbytes <= SMALL:
+                value.const_value = ir.Tensor(tensor.numpy().copy(), dtype=tensor.dtype, name=name)
+    return clone
 
 
 def structure_bytes(model: ir.Model) -> int:

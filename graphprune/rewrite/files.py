@@ -13,7 +13,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from graphprune.errors import InputError
-from graphprune.graph.sizes import weight_bytes
+from graphprune.graph.sizes import cloned, weight_bytes
 from graphprune.plan import Plan
 
 _PROTOBUF_LIMIT = 2**31 - 2**20
@@ -96,4 +96,4 @@ def save(model: ir.Model, path: str | Path, *, external: bool = False) -> None:
     external = external or has_external(model) or weight_bytes(model) > _PROTOBUF_LIMIT
     data = f"{path.name}.data" if external else None
     with staged(path) as folder:
-        ir.save(model.clone(), folder / path.name, format="protobuf", external_data=data)
+        ir.save(cloned(model), folder / path.name, format="protobuf", external_data=data)

@@ -96,7 +96,7 @@ class _Rewriter(Surgeon):
             producer.attributes["value"] = ir.AttrTensor("value", _tensor(source, weight, box))
         else:
             sizes = np.array(_new_shape(weight.shape, box), np.int64)
-            producer.replace_input_with(0, self.constant(f"{source}_shape", sizes))
+            producer.replace_input_with(0, self._ints(f"{source}_shape", sizes))
         if value.type is not None:
             value.shape = ir.Shape(_new_shape(weight.shape, box))
 

@@ -27,6 +27,7 @@ class Surgeon:
         self.nodes: dict[str, ir.Node] = dict(source_nodes(self.model))
         self.values: dict[str, ir.Value] = dict(_all_values(self.model))
         self.touched: list[ir.Value] = []
+        self._made: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
 
     def constant(self, name: str, array: Array) -> ir.Value:
         """A new initializer with a free name."""
@@ -115,6 +116,9 @@ class Surgeon:
                 vector = np.array([factors.get(i, (1, 1))[which] for i in range(len(array))])
                 scaled = self.insert(op, [scaled, self._ints(f"{base}_{op.lower()}", vector)], {}, target)
             value = self.insert("Where", [known, fixed, scaled], {}, target)
+        elif old is not None and self._only_use(old):
+            self._overwrite(old, np.asarray(array, np.int64))
+            return
         else:
             value = self._ints(f"{base}_kept", array)
         if slot >= len(target.inputs):
@@ -139,8 +143,7 @@ class Surgeon:
             held = self._after(held, "Where", cut, self._ints(f"{name}_original", sizes), held)
         for user, slot in users:
             user.replace_input_with(slot, held)
-        if out.is_graph_output():
-            self._hand_over(out, held)
+        self._hand_over(out, held)
 
     def _after(self, value: ir.Value, op: str, *inputs: ir.Value) -> ir.Value:
         """A new node behind the one that makes a value."""
@@ -149,7 +152,7 @@ class Surgeon:
         return self.insert(op, inputs, {}, maker, after=True)
 
     def _hand_over(self, old: ir.Value, new: ir.Value) -> None:
-        """Make a new value the graph output that an old one was."""
+        """Give a new value the name of an old one, and its place among the graph outputs."""
         name, new.shape, new.type = old.name or "", old.shape, old.type
         outputs = self.model.graph.outputs
         outputs[:] = [new if value is old else value for value in outputs]
@@ -168,11 +171,37 @@ class Surgeon:
         (self.model.graph.insert_after if after else self.model.graph.insert_before)(at, node)
         return out
 
+    def _only_use(self, value: ir.Value) -> bool:
+        """Whether a stored operand is read once, so that it can be changed in place."""
+        stored = value.name in self.model.graph.initializers or _is_constant(value.producer())
+        return stored and len(value.uses()) == 1 and not value.is_graph_output() and not value.is_graph_input()
+
+    def _overwrite(self, value: ir.Value, array: Array) -> None:
+        """Give a stored operand another content under the same name."""
+        tensor, producer = ir.Tensor(array, name=value.name), value.producer()
+        if producer is None:
+            value.const_value = tensor
+            value.type, value.shape = ir.TensorType(tensor.dtype), ir.Shape(array.shape)
+        else:
+            producer.attributes.clear()
+            producer.attributes["value"] = ir.AttrTensor("value", tensor)
+
     def _ints(self, name: str, array: Array) -> ir.Value:
-        return self.constant(name, np.asarray(array, np.int64))
+        return self._shared(name, np.asarray(array, np.int64))
 
     def _bools(self, name: str, array: Array) -> ir.Value:
-        return self.constant(name, np.asarray(array, np.bool_))
+        return self._shared(name, np.asarray(array, np.bool_))
+
+    def _shared(self, name: str, array: Array) -> ir.Value:
+        """A constant; equal ones are written once."""
+        key = (array.dtype.char, array.shape, array.tobytes())
+        if key not in self._made:
+            self._made[key] = self.constant(name, array)
+        return self._made[key]
+
+
+def _is_constant(node: ir.Node | None) -> bool:
+    return node is not None and node.op_type == "Constant" and node.domain in ("", "ai.onnx")
 
 
 def _all_values(model: ir.Model) -> Iterator[tuple[str, ir.Value]]:

@@ -4,36 +4,38 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphprune.algebra import Axis
 from graphprune.graph.model import Array
 from graphprune.rules.context import Relate
 from graphprune.rules.edit import Edit
-from graphprune.rules.kinds import no_labels
+from graphprune.rules.kinds import no_labels, opaque
 from graphprune.rules.registry import rule
 from graphprune.rules.reshape import sizes_const
 
 
 def pad_counts(e: Edit) -> None:
-    """Removed padding positions are simply not added."""
-    pads, axes = _pads(e.const(1), e.attr("pads"), e.const(3), len(e.in_shape(0)))
-    if pads is None or all(e.kept_out(a) is None for a in range(len(e.in_shape(0)))):
+    """Removed padding positions are simply not added; removed positions need no cropping any more."""
+    rank = len(e.in_shape(0))
+    pads, axes = _pads(e.const(1), e.attr("pads"), e.const(3), rank)
+    if pads is None or all(e.kept_out(a) is None and e.kept(0, a) is None for a in range(rank)):
         return
-    new = [list(p) for p in pads]
-    for a, (before, after) in enumerate(pads):
-        kept = e.kept_out(a)
-        if kept is not None:
-            n = e.out_shape()[a]
-            new[a] = (
-                [int((kept < before).sum()), int((kept >= n - max(after, 0)).sum())]
-                if min(before, after) >= 0
-                else new[a]
-            )
-    listed = [new[a] for a in axes]
-    flat = [p[0] for p in listed] + [p[1] for p in listed]
+    new = [_new_pad(e, a, *pad) for a, pad in enumerate(pads)]
+    flat = [new[a][0] for a in axes] + [new[a][1] for a in axes]
     if e.has(1):
         e.change.consts[1] = np.array(flat, np.int64)
     else:
         e.change.attrs["pads"] = flat
+
+
+def _new_pad(e: Edit, axis: int, before: int, after: int) -> tuple[int, int]:
+    """How many kept positions are added (or cropped, negative) on both sides."""
+    n_in, n_out = e.in_shape(0)[axis], e.out_shape()[axis]
+    read, made = e.kept(0, axis), e.kept_out(axis)
+    read = np.arange(n_in) if read is None else read
+    made = np.arange(n_out) if made is None else made
+    return (
+        int((made < before).sum()) if before > 0 else -int((read < -before).sum()),
+        int((made >= n_out - after).sum()) if after > 0 else -int((read >= n_in + after).sum()),
+    )
 
 
 def _pads(
@@ -54,8 +56,8 @@ def _pads(
 def pad(r: Relate) -> None:
     """Constant padding adds positions that may be left out again; other modes repeat positions that must stay."""
     axes = r.axes(0)
-    fixed_axes = r.const(3) if r.has(3) else None
-    pads, _ = _pads(r.const(1), r.attr("pads"), fixed_axes, len(axes))
+    known = not r.has(3) or r.const(3) is not None
+    pads, _ = _pads(r.const(1), r.attr("pads"), r.const(3), len(axes)) if known else (None, [])
     out = r.output().shape
     assert out is not None
     constant = r.attr("mode", "constant") in ("constant", b"constant")
@@ -70,15 +72,11 @@ def pad(r: Relate) -> None:
         body = r.index(axes[a], np.arange(max(-before, 0), axes[a].n - max(-after, 0)))
         parts = [body]
         if before > 0:
-            parts.insert(0, _new_positions(r, before, min(before, after) >= 0))
+            parts.insert(0, r.store.fresh(before))
         if after > 0:
-            parts.append(_new_positions(r, after, min(before, after) >= 0))
+            parts.append(r.store.fresh(after))
         axes[a] = r.concat(parts)
     r.out(axes)
-
-
-def _new_positions(r: Relate, n: int, removable: bool) -> Axis:  # noqa: FBT001
-    return r.store.fresh(n) if removable else r.frozen(n, "it is padded")
 
 
 def expand_target(e: Edit) -> None:
@@ -183,7 +181,13 @@ def shape_entries(e: Edit) -> None:
 
 
 rule("Shape", kind="SIZES", edit=shape_entries)(no_labels)
-rule("Range", "EyeLike", "RandomNormal", "RandomUniform", kind="SIZES")(no_labels)
+rule("Range", "RandomNormal", "RandomUniform", kind="SIZES")(no_labels)
+
+
+@rule("EyeLike", kind="SIZES")
+def eye_like(r: Relate) -> None:
+    """The output is as wide as the input."""
+    opaque(r, "a matrix of its size is made")
 
 
 def element_count(e: Edit) -> None:

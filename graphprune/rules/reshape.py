@@ -151,9 +151,28 @@ def flatten(r: Relate) -> None:
     r.out(reshaped(r, r.axes(0), r.value(0), r.output()))
 
 
-@rule("Squeeze", "Unsqueeze", kind="REINDEX")
+def squeezed_axes(e: Edit) -> None:
+    """Without a list all axes of one position leave; that must not take in what a removal left of an axis."""
+    if e.has(1) or e.attr("axes") is not None:
+        return
+    shape = e.in_shape(0)
+    if any(e.kept(0, a) is not None for a in range(len(shape))):
+        axes = np.flatnonzero(np.array(shape) == 1)
+        if e.node.version < 13:
+            e.change.attrs["axes"] = axes.tolist()
+        else:
+            e.change.consts[1] = axes
+
+
+@rule("Squeeze", kind="REINDEX", edit=squeezed_axes)
 def squeeze(r: Relate) -> None:
-    """Axes of one position come or go."""
+    """Axes of one position leave."""
+    unsqueeze(r)
+
+
+@rule("Unsqueeze", kind="REINDEX")
+def unsqueeze(r: Relate) -> None:
+    """Axes of one position come."""
     r.out(reshaped(r, r.axes(0), r.value(0), r.output()))
 
 

@@ -90,7 +90,7 @@ def _compare(cut: Cut, pruned: ir.Model, inputs: Sequence[dict[str, Array]], see
         reference, candidate = Runner(masked), Runner(pruned)
         pairs = [(reference(feed), candidate(feed)) for feed in inputs]
     except CannotRun as refusal:
-        return _failed(f"onnxruntime: {refusal}")
+        return _failed(f"does not run: {refusal}")
     if not any(np.isfinite(a).any() for wanted, _ in pairs for a in wanted if a.dtype.kind in "fiub"):
         return _failed("gives no finite value on random inputs, so nothing is proved; give --input-shape or --data")
     errors = np.zeros(len(names))

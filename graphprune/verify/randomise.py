@@ -29,8 +29,7 @@ def randomised(cut: Cut, seed: int) -> Cut | None:
     content: dict[str, Array] = {}
     made = {node.outputs[0].name: node for node in model.graph if node.outputs}
     for name, weight in flat.items():
-        fan_in = max(int(np.prod(weight.shape[1:])), 1)
-        array = (rng.standard_normal(weight.shape) / np.sqrt(fan_in)).astype(weight.read().dtype)
+        array = _random(rng, weight.shape).astype(weight.read().dtype)
         content[name] = array
         _replace(model, name, weight, ir.Tensor(array, name=name), made.get(name))
     weights = {n: _swapped(w, content.get(w.source)) for n, w in graph.weights.items()}
@@ -49,6 +48,13 @@ def _flat(weight: Weight) -> bool:
         return False
     array = weight.read().ravel()
     return bool((array[:_GLANCE] == array[0]).all() and (array == array[0]).all())
+
+
+def _random(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    """Centred and scaled by fan-in; vectors stay positive, one of them may be a variance."""
+    if sum(n > 1 for n in shape) <= 1:
+        return rng.uniform(0.5, 1.5, shape)
+    return np.asarray(rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:])))
 
 
 def _swapped(weight: Weight, array: Array | None) -> Weight:

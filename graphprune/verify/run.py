@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from graphprune.errors import InputError
 from graphprune.graph.model import Array, Graph, Node
+from graphprune.graph.sizes import cloned
 
 _IN_MEMORY = 1 << 30
 _PASSING = {
@@ -79,8 +80,7 @@ def _loadable(model: ir.Model, folder: str) -> bytes | str:
     if stored_bytes(model) < _IN_MEMORY and not _has_external(model):
         return bytes(ir.to_proto(model).SerializeToString())
     path = os.fspath(Path(folder) / "model.onnx")
-    clone = model.clone()
-    ir.save(clone, path, external_data="model.data")
+    ir.save(cloned(model), path, external_data="model.data")
     return path
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import onnx
 import onnx_ir as ir
 
+from graphprune.graph.sizes import SMALL, cloned
+
 
 def changed_interface(original: ir.Model, pruned: ir.Model) -> str:
     """Empty when graph inputs and outputs kept their names, order, dtypes and (symbolic) sizes; else what changed."""
@@ -37,12 +39,9 @@ def check_valid(model: ir.Model) -> str:
 
 def _without_data(model: ir.Model) -> onnx.ModelProto:
     """The model with large initializers turned into inputs: the structure alone is checked."""
-    clone = model.clone()
+    clone = cloned(model)
     for name, value in list(clone.graph.initializers.items()):
-        if value.const_value is not None and value.const_value.nbytes <= 1024:
-            if isinstance(value.const_value, ir.ExternalTensor):  # the checker would look for its file
-                value.const_value = ir.Tensor(value.const_value.numpy(), dtype=value.const_value.dtype, name=name)
-        elif value.const_value is not None:
+        if value.const_value is not None and value.const_value.nbytes > SMALL:
             del clone.graph.initializers[name]
             value.const_value = None
             if not value.is_graph_input():

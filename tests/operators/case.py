@@ -29,7 +29,7 @@ class Case:
         inputs: One entry per input, "" for an omitted one:
             "n 2*c 3": a float tensor in which every axis is free; letters are sizes drawn at random;
             "bool n c", "int32 n c": the same of another type;
-            "weight o c": stored in the file; "int8 …", "uint8 …" after it for that type;
+            "weight o c": stored in the file; "weight int8 c" for integers;
             "input n c": a graph input, "indices n c": an integer one in the range of ``bound``;
             a float, a list, an array or a function of the sizes: a constant.
         free: Letters (and factors) whose positions may be removed, each on its own: the units of the whole
@@ -129,7 +129,7 @@ class Built:
 
     def _array(self, words: list[str], dtype: str = "") -> Array:
         shape = [size_of(t, self.sizes) for t in words]
-        if dtype in ("int8", "uint8"):
+        if dtype in ("int8", "uint8", "int32"):
             return self.rng.integers(0, 5, shape).astype(dtype)
         if self.case.positive:
             return self.rng.uniform(1.1, 3, shape).astype(np.float32)
@@ -169,9 +169,7 @@ class Built:
             return name
         cast = dtype in DTYPES
         self.stored[f"{name}_zero"] = np.asarray(np.float32(0))
-        self.nodes.append(
-            helper.make_node("Add", [source, f"{name}_zero"], [f"{name}_float" if cast else name])
-        )
+        self.nodes.append(helper.make_node("Add", [source, f"{name}_zero"], [f"{name}_float" if cast else name]))
         if cast:  # integers of some size
             if dtype != "bool":
                 self.stored[f"{name}_ten"] = np.asarray(np.float32(10))

@@ -6,8 +6,8 @@ import numpy as np
 
 from tests.operators.case import Array, Case, Sizes, case
 
-_SUMS = "ReduceSum ReduceL1 ReduceL2 ReduceSumSquare".split()
-_STATISTICS = "ReduceMean ReduceMax ReduceMin ReduceProd ReduceLogSum ReduceLogSumExp".split()
+_SUMS = ["ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare"]
+_STATISTICS = ["ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceLogSum", "ReduceLogSumExp"]
 
 
 def _group_norm(inputs: list[Array], kept: list[list[Array]], sizes: Sizes) -> list[Array]:
@@ -43,7 +43,7 @@ CASES: tuple[Case, ...] = (
     case("MatMul", "k", "b k m", free="b k m", zero="k", note="vector"),
     case("MatMul", "n k", "k", free="n k", zero="k", note="to_vector"),
     case("Gemm", "n k", "weight k m", "weight m", free="n k m", zero="k"),
-    case("Gemm", "k n", "weight m k", "n 1", free="n k m", zero="k", transA=1, transB=1, alpha=0.5),
+    case("Gemm", "k n", "weight m k", "n 1", free="n k m", zero="k", transA=1, transB=1, alpha=0.5, note="transposed"),
     case("Gemm", "n k", "k m", free="n k m", zero="k", note="bare"),
     case("Gemm", "weight n k", "k m", "weight 1 m", free="n k m", zero="k", note="left", opset=7),
     case("Einsum", "b i j", "weight j k", free="b i j k", zero="j", equation="bij,jk->bik"),
@@ -128,6 +128,6 @@ CASES: tuple[Case, ...] = (
     ),
     case(
         "GRU", "t b i", "weight 2 3*h i", "weight 2 3*h h", "weight 2 6*h", free="h i", zero="h i",
-        hidden_size=lambda d: d["h"], outputs=(True, True), direction="bidirectional",
+        hidden_size=lambda d: d["h"], outputs=(True, True), direction="bidirectional", note="bidirectional",
     ),
 )  # fmt: skip

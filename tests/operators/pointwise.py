@@ -4,17 +4,49 @@ from __future__ import annotations
 
 from tests.operators.case import Case, case
 
-_ANY = (
-    "Abs Atan Asinh Ceil Celu Cos Cosh Elu Erf Exp Floor Gelu HardSigmoid HardSwish Identity IsInf IsNaN LeakyRelu"
-    " Mish Neg Relu Round Selu Shrink Sigmoid Sign Sin Sinh Softplus Softsign Tan Tanh ThresholdedRelu"
-    " com.microsoft.Gelu com.microsoft.QuickGelu"
-).split()
-_UNIT = "Acos Asin Atanh".split()
-_POSITIVE = "Acosh Log Reciprocal Sqrt".split()
-_TWO = "Add Div Equal Greater GreaterOrEqual Less LessOrEqual Mul Sub".split()
-_MANY = "Max Mean Min Sum".split()
-_LOGIC = "And Or Xor".split()
-_BITS = "BitwiseAnd BitwiseOr BitwiseXor".split()
+_ANY = [
+    "Abs",
+    "Atan",
+    "Asinh",
+    "Ceil",
+    "Celu",
+    "Cos",
+    "Cosh",
+    "Elu",
+    "Erf",
+    "Exp",
+    "Floor",
+    "Gelu",
+    "HardSigmoid",
+    "HardSwish",
+    "Identity",
+    "IsInf",
+    "IsNaN",
+    "LeakyRelu",
+    "Mish",
+    "Neg",
+    "Relu",
+    "Round",
+    "Selu",
+    "Shrink",
+    "Sigmoid",
+    "Sign",
+    "Sin",
+    "Sinh",
+    "Softplus",
+    "Softsign",
+    "Tan",
+    "Tanh",
+    "ThresholdedRelu",
+    "com.microsoft.Gelu",
+    "com.microsoft.QuickGelu",
+]
+_UNIT = ["Acos", "Asin", "Atanh"]
+_POSITIVE = ["Acosh", "Log", "Reciprocal", "Sqrt"]
+_TWO = ["Add", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Mul", "Sub"]
+_MANY = ["Max", "Mean", "Min", "Sum"]
+_LOGIC = ["And", "Or", "Xor"]
+_BITS = ["BitwiseAnd", "BitwiseOr", "BitwiseXor"]
 
 CASES: tuple[Case, ...] = (
     *(case(op, "n c", free="n c") for op in _ANY),
@@ -55,6 +87,7 @@ CASES: tuple[Case, ...] = (
     case("QuantizeLinear", "n c h", "weight h", free="n c h", note="last", positive=True, axis=-1),
     case("DequantizeLinear", "weight int8 n c", "weight n", "weight int8 n", free="n c", axis=0),
     case("DequantizeLinear", "uint8 n c", 0.1, free="n c", note="tensor"),
+    case("DequantizeLinear", "weight int32 c", 0.1, free="c", note="bias"),
     case(
         "DequantizeLinear", "weight int8 n 2*c", "weight n 2", free="n", opset=21, axis=1, note="blocks",
         block_size=lambda d: d["c"],
