@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from graphprune.algebra.axis import Ids
 from graphprune.budget.planner import Planner
 from graphprune.budget.targets import Amount, Constraints, Targets
 from graphprune.cost.model import CostModel, Costs
@@ -260,8 +262,7 @@ def _search(
                 raise
             failed = f"{verdict.text}; without {', '.join(frozen)}: {error}"
             raise VerificationError(f"{deps.source.name}: the pruned model {failed}; nothing was written") from None
-        ready, cut, model = _rewritten(planner, units, progress)
-        stamp(model, ready, verified=check)
+        ready, cut, model = _rewritten(planner, units, progress, check=check)
         after = planner.cost.costs(cut.removed)
         if not check:
             return Result(model, ready, deps, planner.dense, after, None)
@@ -282,16 +283,18 @@ def _search(
     )
 
 
-def _rewritten(planner: Planner, units: Ids, progress: Progress) -> tuple[Plan, Cut, ir.Model]:
+def _rewritten(planner: Planner, units: Ids, progress: Progress, *, check: bool) -> tuple[Plan, Cut, ir.Model]:
     """Plan and model for a choice of units; chosen again where the written file misses a size target."""
     progress("rewrite")
     for _ in range(_ROUNDS):
         cut = planner.deps.cut(units)
         model = rewrite(cut)
-        if not planner.tighten(file_bytes(model)):
+        ready = planner.write(units)
+        stamp(model, ready, verified=check)
+        if not planner.tighten(partial(file_bytes, model)):
             break
         units = planner.units()
-    return planner.write(units), cut, model
+    return ready, cut, model
 
 
 def as_proto(model: ir.Model) -> onnx.ModelProto:

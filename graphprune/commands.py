@@ -14,19 +14,10 @@ from graphprune.graph.model import Array, Graph
 from graphprune.graph.onnx import external_files, load
 from graphprune.plan import Plan
 from graphprune.recipe import Recipe, parse_shapes
+from graphprune.report.models import AnalysisReport, PruneReport, VerifyReport
 from graphprune.report.profile import ProfileReport
 from graphprune.report.profile import profile as _profile
-from graphprune.report.summary import (
-    AnalysisReport,
-    PruneReport,
-    VerifyReport,
-    analysis,
-    blocked_axes,
-    checked,
-    cost,
-    disk_bytes,
-    group_cuts,
-)
+from graphprune.report.summary import analysis, blocked_axes, checked, cost, disk_bytes, group_cuts
 from graphprune.rewrite.files import check_output, has_external, save, staged
 
 Step = Callable[[str], None]

@@ -18,12 +18,12 @@ from graphprune.coupling.cut import Cut
 from graphprune.rewrite.onnx import rewrite
 from graphprune.rules import all_rules
 from tests.cuts import random_cut
+from tests.graphs import Builder
 from tests.operators import CASES, Case
 from tests.operators.case import Array, Built, size_of
 
 SEEDS = 4
 NOT_NODES = {"graphprune.AxisPermute"}  # made by the loader out of three nodes, see test_channel_shuffle
-_UNFED = ["OneHot", "RandomNormal", "RandomUniform", "Range"]
 
 
 def evaluate(model: onnx.ModelProto, feeds: dict[str, Array]) -> list[Array]:
@@ -120,3 +120,76 @@ def test_every_rule_has_a_case() -> None:
 def test_labels_are_unique() -> None:
     labels = [c.label for c in CASES]
     assert sorted(set(labels)) == sorted(labels)
+
+
+def _source(shape: tuple[int, ...], op: str, *operands: Array, outs: int = 1, **more: object) -> onnx.ModelProto:
+    """``op`` on a stored tensor in which every axis is free; its first output is weighted and summed."""
+    opset = int(more.pop("opset", 20))  # type: ignore[call-overload]
+    rng = np.random.default_rng(0)
+    stored = {"x": rng.standard_normal(shape).astype(np.float32), "zero": np.float32(0)}
+    names = [f"operand{i}" for i in range(len(operands))]
+    stored |= dict(zip(names, operands, strict=True))
+    outputs = ["out0"] if outs == 1 else ["", "out0"]
+    nodes = [
+        onnx.helper.make_node("Add", ["x", "zero"], ["data"]),
+        onnx.helper.make_node(op, ["data", *names], outputs, name="subject", **more),
+        onnx.helper.make_node("ReduceSum", ["out0"], ["sum"], keepdims=0),
+    ]
+    weights = [onnx.numpy_helper.from_array(np.asarray(a), n) for n, a in stored.items()]
+    total = onnx.helper.make_tensor_value_info("sum", onnx.TensorProto.FLOAT, [])
+    graph = onnx.helper.make_graph(nodes, "case", [], [total], weights)
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)], ir_version=10)
+
+
+def test_reshape_attribute() -> None:
+    """Opset 1 has the target in an attribute; nothing at hand runs it."""
+    deps = api.analyze(_source((2, 12), "Reshape", opset=1, shape=[2, 3, -1]))
+    assert sorted(g.size for g in deps.groups) == [2, 3, 4]
+    for seed in range(5):
+        cut = random_cut(deps, seed)
+        assert cut is not None
+        node = next(n for n in ir.to_proto(rewrite(cut)).graph.node if n.op_type == "Reshape")
+        assert len(node.input) == 1
+        assert list(node.attribute[0].ints) == [len(k) for k in positions(cut, "out0", (2, 3, 4))]
+
+
+def test_group_normalization_18() -> None:
+    """One scale per group; the operator is deprecated and nothing at hand runs it."""
+    scale, bias = np.ones(3, np.float32), np.arange(3, dtype=np.float32)
+    deps = api.analyze(_source((2, 12, 5), "GroupNormalization", scale, bias, opset=18, num_groups=3))
+    assert sorted(g.size for g in deps.groups) == [2, 3, 4, 5]
+    for seed in range(5):
+        cut = random_cut(deps, seed)
+        assert cut is not None
+        kept = positions(cut, "x", (2, 12, 5))[1]
+        groups = sorted({int(c) // 4 for c in kept})
+        graph = ir.to_proto(rewrite(cut)).graph
+        node = next(n for n in graph.node if n.op_type == "GroupNormalization")
+        assert node.attribute[0].i == len(groups)
+        tensors = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
+        assert tensors["operand1"].tolist() == groups
+
+
+def test_split_with_an_output_left_out() -> None:
+    """Where the second part begins cannot be told: nothing may leave."""
+    model = _source((2, 6), "Split", np.array([2, 4]), outs=2, axis=1)
+    assert not api.analyze(model).units
+
+
+def test_channel_shuffle() -> None:
+    """Three nodes that permute an axis: every position is free, and the permutation is kept."""
+    rng = np.random.default_rng(0)
+    x, last = rng.standard_normal((2, 6)).astype(np.float32), rng.standard_normal((6, 1)).astype(np.float32)
+    b = Builder("shuffle")
+    data = b.op("Add", b.const(x, "x"), b.scalar(0))
+    out = b.reshape(b.transpose(b.reshape(data, 2, 2, 3), 0, 2, 1), 2, 6)
+    deps = api.analyze(b.build(b.op("ReduceSum", b.op("MatMul", out, b.const(last, "last")), keepdims=0)))
+    assert sorted(g.size for g in deps.groups) == [2, 6]
+    perm = np.arange(6).reshape(2, 3).T.ravel()
+    for seed in range(5):
+        cut = random_cut(deps, seed)
+        assert cut is not None
+        rows, columns = positions(cut, "x", x.shape)
+        wanted_columns = [np.flatnonzero(columns == p)[0] for p in perm if p in columns]
+        got = evaluate(with_outputs(ir.to_proto(rewrite(cut)), [out]), {})[0]
+        np.testing.assert_array_equal(got, x[np.ix_(rows, columns)][:, wanted_columns])

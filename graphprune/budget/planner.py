@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -65,10 +65,13 @@ class Planner:
         for group in groups:
             self.allowed[group.units] = False
 
-    def tighten(self, written: int) -> bool:
-        """Aim lower when the written file of ``written`` bytes exceeds the size target; False when it holds."""
+    def tighten(self, file_bytes: Callable[[], int]) -> bool:
+        """Aim lower when the written file exceeds the size target; False when it holds."""
+        if "bytes" not in self.limits:
+            return False
+        written = file_bytes()
         excess = written - self.size_limit
-        if "bytes" not in self.limits or excess <= 0:
+        if excess <= 0:
             return False
         self.limits["bytes"] -= excess + written // 1000
         return True

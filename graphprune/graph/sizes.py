@@ -5,11 +5,15 @@ from __future__ import annotations
 import onnx_ir as ir
 
 SMALL = 1024
+_ONE_FILE = 1 << 30
 
 
 def file_bytes(model: ir.Model) -> int:
-    """Bytes the model takes when written: weights and structure."""
-    return weight_bytes(model) + structure_bytes(model)
+    """Bytes the model takes when written: exact for what fits one file, else weights and structure."""
+    stored = weight_bytes(model)
+    if stored < _ONE_FILE:
+        return int(ir.to_proto(model).ByteSize())
+    return stored + structure_bytes(model)
 
 
 def weight_bytes(model: ir.Model) -> int:

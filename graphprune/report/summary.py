@@ -1,198 +1,30 @@
-"""Reports as plain data: what the tables show and what is written as JSON."""
+"""Makes reports from what a run found and did."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import onnx_ir as ir
-from pydantic import BaseModel, ConfigDict
 
-import graphprune
-from graphprune.algebra import Reason
 from graphprune.cost.model import CostModel, Costs
 from graphprune.coupling.groups import DependencyGraph, Group
 from graphprune.graph.onnx import external_files
 from graphprune.plan import Plan
+from graphprune.report.models import AnalysisReport, BlockedAxis, Check, Cost, GroupCut, GroupInfo, OpaqueNode
 from graphprune.verify.compare import Verdict
 
 _MOST = 400  # groups whose own savings are worked out
 _SIZES = "fix the input sizes: --input-shape, or export with fixed sizes"
 _MENDS = (
-    ("no rule for", "replace the operator with standard ones, or fold it into a function the exporter knows"),
+    ("no rule for If", "keep the branch that runs (simplify the model with its inputs fixed)"),
+    ("no rule for", "export it as standard operators"),
     ("changes with the input size", _SIZES),
     ("whose size changes", _SIZES),
     ("not fixed", _SIZES),
-    ("rank of", "add shapes to the file (onnx.shape_inference), or give --input-shape"),
+    ("rank of", "add shapes to the file with onnx.shape_inference"),
 )
-
-
-class _Value(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class Cost(_Value):
-    """What a model costs.
-
-    Attributes:
-        macs: Multiply-accumulates of one run.
-        params: Stored elements.
-        bytes: Size on disk where there is a file, else of the stored elements.
-    """
-
-    macs: int
-    params: int
-    bytes: int
-
-
-class Check(_Value):
-    """Outcome of the verification.
-
-    Attributes:
-        status: "verified", "FAILED", or "UNVERIFIED" when it was switched off.
-        error: Largest relative difference from the masked original.
-        tolerance: What was allowed.
-        inputs: Number of inputs compared.
-        text: One line about it.
-    """
-
-    status: Literal["verified", "FAILED", "UNVERIFIED"]
-    error: float | None = None
-    tolerance: float | None = None
-    inputs: int = 0
-    text: str = "not compared with the original, as asked"
-
-
-class GroupCut(_Value):
-    """What one group lost.
-
-    Attributes:
-        name: Name of the group.
-        size: Units before.
-        kept: Units after.
-        macs: MACs that this cut alone saves.
-        params: Parameters that this cut alone saves.
-    """
-
-    name: str
-    size: int
-    kept: int
-    macs: int
-    params: int
-
-
-class GroupInfo(_Value):
-    """A group that can be cut.
-
-    Attributes:
-        name: Name of the group.
-        size: Number of its units.
-        axes: Weight axes it cuts, with the positions per unit.
-    """
-
-    name: str
-    size: int
-    axes: tuple[tuple[str, int, int], ...]
-
-
-class BlockedAxis(_Value):
-    """A weight axis that cannot be cut, or not in whole.
-
-    Attributes:
-        tensor: Name of the weight.
-        axis: Axis number.
-        positions: How many of its positions are frozen.
-        size: Length of the axis.
-        params: Elements of the weight at these positions.
-        op: Operator that froze most of them.
-        node: Its name.
-        reason: Why.
-        mend: How to unblock it, empty where there is no way.
-    """
-
-    tensor: str
-    axis: int
-    positions: int
-    size: int
-    params: int
-    op: str
-    node: str
-    reason: str
-    mend: str
-
-
-class PruneReport(_Value):
-    """What ``prune``, ``apply`` and ``plan`` report.
-
-    Attributes:
-        graphprune: Version of this package.
-        verb: What was done.
-        model: The original.
-        output: What was written.
-        recipe: The options, as the plan notes them.
-        before: Costs of the original.
-        after: Costs of the result.
-        check: The verification, None for a plan.
-        given_up: Groups left whole because their removal did not verify.
-        groups: What the groups lost, largest savings first.
-        blocked: What could not be cut, largest first.
-    """
-
-    graphprune: str = graphprune.__version__
-    verb: str
-    model: str
-    output: str
-    recipe: dict[str, Any]
-    before: Cost
-    after: Cost
-    check: Check | None
-    given_up: tuple[str, ...] = ()
-    groups: tuple[GroupCut, ...]
-    blocked: tuple[BlockedAxis, ...]
-
-
-class AnalysisReport(_Value):
-    """What ``analyze`` reports.
-
-    Attributes:
-        graphprune: Version of this package.
-        model: The model.
-        cost: What it costs.
-        input_shapes: Input sizes at each probe; the costs are those of the first.
-        prunable_macs: Share of the MACs in operators with at least one axis that can be cut.
-        granularity: Share of distinct rows that can be removed one by one, weighted by size.
-        units: Number of removable units.
-        groups: All groups, in graph order.
-        blocked: What cannot be cut, largest first.
-        opaque: Operators that freeze all they touch, with the reason.
-        explanations: Texts asked for, by name.
-    """
-
-    graphprune: str = graphprune.__version__
-    model: str
-    cost: Cost
-    input_shapes: tuple[dict[str, tuple[int, ...]], ...]
-    prunable_macs: float
-    granularity: float
-    units: int
-    groups: tuple[GroupInfo, ...]
-    blocked: tuple[BlockedAxis, ...]
-    opaque: dict[str, str]
-    explanations: dict[str, str] = {}
-
-
-class VerifyReport(_Value):
-    """What ``verify`` reports."""
-
-    graphprune: str = graphprune.__version__
-    model: str
-    pruned: str
-    check: Check
-
-
-# -- making them -----------------------------------------------------------------------------------------
 
 
 def checked(verdict: Verdict | None) -> Check:
@@ -256,12 +88,12 @@ def _blocked(deps: DependencyGraph) -> Iterator[BlockedAxis]:
             op=b.reason.op,
             node=b.reason.node,
             reason=b.reason.text or "no operator cuts it",
-            mend=_mend(b.reason),
+            mend=b.reason.mend or _mend(b.reason.text),
         )
 
 
-def _mend(reason: Reason) -> str:
-    return reason.mend or next((mend for part, mend in _MENDS if part in reason.text), "")
+def _mend(reason: str) -> str:
+    return next((mend for part, mend in _MENDS if part in reason), "")
 
 
 def analysis(deps: DependencyGraph, size: int | None) -> AnalysisReport:
@@ -276,7 +108,7 @@ def analysis(deps: DependencyGraph, size: int | None) -> AnalysisReport:
         units=deps.units,
         groups=tuple(_info(g) for g in deps.groups),
         blocked=blocked_axes(deps),
-        opaque=dict(deps.state.opaque),
+        opaque=tuple(OpaqueNode(node=n, reason=r, mend=_mend(r)) for n, r in deps.state.opaque.items()),
     )
 
 

@@ -11,8 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from graphprune.report.profile import NodeCost, NodeTime, ProfileReport
-from graphprune.report.summary import (
+from graphprune.report.models import (
     AnalysisReport,
     BlockedAxis,
     Check,
@@ -22,6 +21,7 @@ from graphprune.report.summary import (
     PruneReport,
     VerifyReport,
 )
+from graphprune.report.profile import NodeCost, NodeTime, ProfileReport
 
 _ROWS = 8
 _T = TypeVar("_T")
@@ -57,9 +57,9 @@ def _analysis(report: AnalysisReport, rows: int | None = _ROWS) -> RenderableTyp
         return Text("\n\n".join(report.explanations.values()))
     parts: list[RenderableType] = [_heading(report.model), _facts(report), *_groups(report.groups, rows)]
     if report.opaque:
-        table = _table("operators that freeze what they touch", "node", "reason")
-        for name, reason in _some(list(report.opaque.items()), rows):
-            table.add_row(name, reason)
+        table = _table("operators that freeze what they touch", "node", "reason", "to unblock")
+        for o in _some(report.opaque, rows):
+            table.add_row(o.node, o.reason, o.mend or "-")
         parts += [table, *_more(len(report.opaque), rows)]
     return Group(*parts, *_blocked(report.blocked, rows))
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from graphprune.graph.model import Array
-from graphprune.rules.context import Relate
+from graphprune.rules.context import Relate, Unsupported
 from graphprune.rules.edit import Edit, new_positions
 from graphprune.rules.registry import rule
 
@@ -35,10 +35,9 @@ def concat(r: Relate) -> None:
 def split_sizes(e: Edit) -> None:
     """Every part gets its new size; equal parts were only implied when no sizes were given."""
     axis = int(e.attr("axis", 0)) % len(e.in_shape(0))
-    outputs = [s for s, name in enumerate(e.node.outputs) if name]
     if e.kept(0, axis) is None:
         return
-    sizes = np.array([e.out_sizes(s)[axis] for s in outputs], np.int64)
+    sizes = np.array([e.out_sizes(s)[axis] for s in range(len(e.node.outputs))], np.int64)
     if e.node.version < 13:
         e.change.attrs["split"] = sizes.tolist()
     else:
@@ -50,10 +49,10 @@ def split_sizes(e: Edit) -> None:
 def split(r: Relate) -> None:
     """Consecutive parts of an axis."""
     axis = int(r.attr("axis", 0)) % r.rank(0)
+    if not all(r.node.outputs):
+        raise Unsupported("outputs are left out, so nothing tells where the others begin")
     start = 0
-    for slot, name in enumerate(r.node.outputs):
-        if not name:
-            continue
+    for slot in range(len(r.node.outputs)):
         shape = r.output(slot).shape
         assert shape is not None
         axes = r.axes(0)

@@ -5,42 +5,11 @@ from __future__ import annotations
 from tests.operators.case import Case, case
 
 _ANY = [
-    "Abs",
-    "Atan",
-    "Asinh",
-    "Ceil",
-    "Celu",
-    "Cos",
-    "Cosh",
-    "Elu",
-    "Erf",
-    "Exp",
-    "Floor",
-    "Gelu",
-    "HardSigmoid",
-    "HardSwish",
-    "Identity",
-    "IsInf",
-    "IsNaN",
-    "LeakyRelu",
-    "Mish",
-    "Neg",
-    "Relu",
-    "Round",
-    "Selu",
-    "Shrink",
-    "Sigmoid",
-    "Sign",
-    "Sin",
-    "Sinh",
-    "Softplus",
-    "Softsign",
-    "Tan",
-    "Tanh",
-    "ThresholdedRelu",
-    "com.microsoft.Gelu",
-    "com.microsoft.QuickGelu",
-]
+    "Abs", "Atan", "Asinh", "Ceil", "Celu", "Cos", "Cosh", "Elu", "Erf", "Exp", "Floor", "Gelu",
+    "HardSigmoid", "HardSwish", "Identity", "IsInf", "IsNaN", "LeakyRelu", "Mish", "Neg", "Relu", "Round",
+    "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Tan", "Tanh",
+    "ThresholdedRelu", "com.microsoft.Gelu", "com.microsoft.QuickGelu",
+]  # fmt: skip
 _UNIT = ["Acos", "Asin", "Atanh"]
 _POSITIVE = ["Acosh", "Log", "Reciprocal", "Sqrt"]
 _TWO = ["Add", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Mul", "Sub"]
