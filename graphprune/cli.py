@@ -24,7 +24,7 @@ app = App(
     help="Structural pruning of ONNX files. `graphprune model.onnx small.onnx --macs 50%` is `graphprune prune`.",
     version=__version__,
     help_format="markdown",
-    default_parameter=Parameter(negative=()),
+    default_parameter=Parameter(negative=(), show_default=False),
     suppress_keyboard_interrupt=False,
 )
 
@@ -86,7 +86,7 @@ def analyze(
     Args:
         model: The ONNX file.
         explain: Name of a group, tensor or node: say in words what it spans or what freezes it. Repeatable.
-        top: Rows per list.
+        top: Rows per list (8).
         input_shape: Sizes for an input with dynamic axes: x:1,3,224,224. Repeatable.
         view: Form of the report.
     """
@@ -168,8 +168,8 @@ def verify(
         pruned: The smaller one.
         plan: The plan that led from one to the other.
         data: Samples to compare on, beside random ones: a .npz or .npy file, stacked on axis 0.
-        samples: Random inputs per input size.
-        seed: Seed of the random inputs.
+        samples: Random inputs per input size (1).
+        seed: Seed of the random inputs (0).
         input_shape: Sizes for an input with dynamic axes: x:1,3,224,224. Repeatable.
         view: Form of the report.
     """
@@ -198,7 +198,7 @@ def profile(
 
     Args:
         model: The ONNX file.
-        top: Rows per list.
+        top: Rows per list (20).
         latency: Also run it in onnxruntime and show the time per operator.
         threads: Threads of onnxruntime, 0 for its default.
         input_shape: Sizes for an input with dynamic axes: x:1,3,224,224. Repeatable.
@@ -234,7 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except GraphPruneError as error:
         return terminal.fail(str(error), error.exit_code)
     except KeyboardInterrupt:
-        return terminal.fail("interrupted; nothing was written", 130)
+        return terminal.fail("interrupted; no file was left half-written", 130)
     except Exception as error:
         hint = "" if terminal.verbose else "; run again with -v to see where"
         return terminal.fail(f"unexpected {type(error).__name__}: {error}{hint}", GraphPruneError.exit_code, error)

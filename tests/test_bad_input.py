@@ -103,6 +103,13 @@ def test_external_data_must_stay_in_the_folder(folder: Path, location: str, patt
     rejected(folder, pattern, model, "o.onnx", "--macs", "50%")
 
 
+def test_hard_links_are_refused(folder: Path) -> None:
+    """The reader of external data refuses them too, but only once a weight is read."""
+    model = external(folder, "m.data")
+    (folder / "other.data").hardlink_to(model.with_name("m.data"))
+    rejected(folder, r"m\.data has several hard links; copy it", model, "o.onnx", "--macs", "50%")
+
+
 def test_external_data_that_is_too_short(folder: Path) -> None:
     model = external(folder, "m.data")
     data = model.with_name("m.data")

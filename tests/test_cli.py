@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 import yaml
 from onnx import numpy_helper
 
+from graphprune.cli import main
 from tests.commandline import FASHION, call, done, listing, refused, weights
 from tests.graphs import GRAPHS
 
@@ -113,6 +115,39 @@ def test_input_shape_sets_what_the_costs_hold_for(tmp_path: Path) -> None:
     plain = json.loads(done("analyze", FASHION, "--json", "-q"))
     assert report["input_shapes"] == [{"image": [4, 1, 28, 28]}]
     assert report["cost"]["macs"] == 4 * plain["cost"]["macs"]
+
+
+def test_external_weights_stay_external(tmp_path: Path) -> None:
+    for threshold, name in ((100, "a"), (1024, "b")):
+        model, output = tmp_path / f"{name}.onnx", tmp_path / f"{name}_small.onnx"
+        onnx.save(
+            onnx.load(FASHION), model, save_as_external_data=True, location=f"{name}.bin", size_threshold=threshold
+        )
+        done(model, output, "--macs", "50%", "-q")
+        assert output.with_name(f"{name}_small.onnx.data").stat().st_size < 0.6 * FASHION.stat().st_size
+        done("verify", model, output, tmp_path / f"{name}_small.plan.json", "-q")
+        report = json.loads((tmp_path / f"{name}_small.report.json").read_text())
+        assert report["before"]["bytes"] == model.stat().st_size + (tmp_path / f"{name}.bin").stat().st_size
+
+
+def test_auto_align_is_the_default(stage: Path) -> None:
+    for name, flags in (("a", []), ("b", ["--align", "auto"]), ("c", ["--align", "8"])):
+        done(stage, stage.with_name(f"{name}.onnx"), "--ratio", "0.4", *flags, "-q")
+    assert len({stage.with_name(f"{name}.onnx").read_bytes() for name in "abc"}) == 1
+
+
+def test_progress_shows_on_a_terminal_only(stage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Tty(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    stream = Tty()
+    monkeypatch.setattr(sys, "stderr", stream)
+    assert main([str(stage), str(stage.with_name("o.onnx")), "--ratio", "0.4", "-q"]) == 0
+    assert stream.getvalue() == ""
+    monkeypatch.setenv("TERM", "xterm")
+    assert main(["analyze", str(stage)]) == 0
+    assert "analyze" in stream.getvalue()
 
 
 # -- ignore and only -------------------------------------------------------------------------------------

@@ -22,8 +22,8 @@ from graphprune.graph.evaluate import MAX_KNOWN, Evaluator
 Shape = tuple[int, ...]
 UNKNOWN = -1
 MAX_SETTING = 8  # float operands such as the scales of a Resize
-# Operators whose schema leaves the output shape open although it is the first input's.
-_SAME_SHAPE = {"GroupNormalization", "Dropout", "MeanVarianceNormalization"}
+# Operators whose schema, if there is one, leaves the output shape open although it is the first input's.
+_SAME_SHAPE = {"GroupNormalization", "Dropout", "MeanVarianceNormalization", "Gelu", "QuickGelu"}
 
 
 class BadSizes(Exception):
@@ -180,21 +180,23 @@ class _Pass:
         for value in node.outputs:
             name = value.name or ""
             typed = found.get(name)
+            dtype, shape = int(value.dtype or 0), None
             if typed is not None and typed.HasField("tensor_type"):
-                shape = self._dims(typed)
-                if shape is None and node.op_type in _SAME_SHAPE and node.inputs[0] is not None:
-                    shape = self.facts.shapes.get(node.inputs[0].name or "")
-                self._put(name, typed.tensor_type.elem_type, shape)
-            else:
-                self._put(name, int(value.dtype or 0), None if graphs else self._declared(value))
+                dtype, shape = typed.tensor_type.elem_type, self._dims(typed)
+            if shape is None and not graphs:
+                shape = self._declared(value)
+            if shape is None and node.op_type in _SAME_SHAPE and node.inputs[0] is not None:
+                source = node.inputs[0].name or ""
+                dtype, shape = dtype or self.facts.dtypes.get(source, 0), self.facts.shapes.get(source)
+            self._put(name, dtype, shape)
 
     def _schema(self, node: ir.Node) -> defs.OpSchema | None:
         key = (node.domain, node.op_type)
         if key not in self.caches.schemas:
             domain = "" if node.domain == "ai.onnx" else node.domain
             version = self.opsets.get(domain, 1)
-            known = defs.has(node.op_type, version, domain)
-            self.caches.schemas[key] = defs.get_schema(node.op_type, version, domain) if known else None
+            schema = defs.get_schema(node.op_type, version, domain) if defs.has(node.op_type, version, domain) else None
+            self.caches.schemas[key] = None if schema is not None and schema.deprecated else schema
         return self.caches.schemas[key]
 
     def _by_schema(self, node: ir.Node, schema: defs.OpSchema) -> Mapping[str, onnx.TypeProto]:

@@ -16,7 +16,7 @@ from graphprune.report.models import AnalysisReport, BlockedAxis, Check, Cost, G
 from graphprune.verify.compare import Verdict
 
 _MOST = 400  # groups whose own savings are worked out
-_SIZES = "fix the input sizes: --input-shape, or export with fixed sizes"
+_SIZES = "export the model with fixed input sizes"
 _MENDS = (
     ("no rule for If", "keep the branch that runs (simplify the model with its inputs fixed)"),
     ("no rule for", "export it as standard operators"),
