@@ -19,14 +19,14 @@ from graphprune.cost.model import CostModel, Costs
 from graphprune.coupling.cut import Cut
 from graphprune.coupling.groups import DependencyGraph
 from graphprune.coupling.groups import analyze as _analyze
-from graphprune.errors import InfeasibleError, InputError, NothingToPruneError, VerificationError
+from graphprune.errors import InfeasibleError, NothingToPruneError, VerificationError
 from graphprune.graph.checks import refuse_nan
 from graphprune.graph.model import Array, Graph
-from graphprune.graph.onnx import Source, external_files, load
+from graphprune.graph.onnx import Source, load
 from graphprune.graph.sizes import file_bytes
 from graphprune.importance.base import Criterion
 from graphprune.plan import Plan, planned_units
-from graphprune.rewrite.files import check_output, has_external, save, stamp
+from graphprune.rewrite.files import check_output, save, stamp
 from graphprune.rewrite.onnx import rewrite
 from graphprune.verify.bisect import culprits
 from graphprune.verify.compare import Verdict, verify_cut
@@ -201,6 +201,7 @@ def prune(
         check_output(Path(output), *([Path(source)] if isinstance(source, str | Path) else []))
     progress("load")
     graph = _graph(source, input_shapes)
+    refuse_nan(graph)
     progress("analyze")
     deps = analyze(graph)
     result = _replay(deps, from_plan, check, feeds, samples, progress) if from_plan else None
@@ -208,8 +209,7 @@ def prune(
         result = _search(deps, options, check, feeds, samples, progress)
     if output is not None:
         progress("write")
-        check_output(Path(f"{output}.data"), *external_files(graph.source))
-        save(result.model, output, external=has_external(graph.source))
+        save(result.model, output, like=graph.source)
     return result
 
 
@@ -221,21 +221,15 @@ def _replay(
     samples: int,
     progress: Progress,
 ) -> Result:
-    refuse_nan(deps.source)
-    units = planned_units(deps, ready)
-    if not units.size:
-        raise InputError(f"{deps.source.name}: the plan removes nothing")
-    cut = deps.cut(units)
+    cut = deps.cut(planned_units(deps, ready))
     progress("rewrite")
     model = rewrite(cut)
     stamp(model, ready, verified=check)
     cost = CostModel(deps)
     before, after = cost.costs(np.zeros_like(cut.removed)), cost.costs(cut.removed)
-    if not check:
-        return Result(model, ready, deps, before, after, None)
     progress("verify")
-    verdict = verify_cut(cut, model, feeds=feeds, samples=samples)
-    if not verdict.passed:
+    verdict = verify_cut(cut, model, feeds=feeds, samples=samples) if check else None
+    if verdict is not None and not verdict.passed:
         raise VerificationError(f"{deps.source.name}: the pruned model {verdict.text}; nothing was written")
     return Result(model, ready, deps, before, after, verdict)
 
@@ -249,7 +243,6 @@ def _search(
     progress: Progress,
 ) -> Result:
     """Plan, rewrite, verify; give up culprits and plan again."""
-    refuse_nan(deps.source)
     planner = Planner.from_options(deps, options)
     frozen: list[str] = []
     verdict: Verdict | None = None

@@ -18,7 +18,7 @@ from graphprune.report.models import AnalysisReport, PruneReport, VerifyReport
 from graphprune.report.profile import ProfileReport
 from graphprune.report.profile import profile as _profile
 from graphprune.report.summary import analysis, blocked_axes, checked, cost, disk_bytes, group_cuts
-from graphprune.rewrite.files import check_output, has_external, save, staged
+from graphprune.rewrite.files import check_output, save, staged
 
 Step = Callable[[str], None]
 _RUNS = 20
@@ -149,7 +149,7 @@ def _written(verb: str, model: Path, output: Path, result: api.Result, folder: P
     """Write the model into ``folder``; the report with the sizes on disk."""
     original: ir.Model = result.deps.source.source
     check_output(Path(f"{output}.data"), *external_files(original))
-    save(result.model, folder / output.name, external=has_external(original))
+    save(result.model, folder / output.name, like=original)
     size = sum(p.stat().st_size for p in folder.iterdir())
     return PruneReport(
         verb=verb,

@@ -139,6 +139,8 @@ def planned_units(deps: DependencyGraph, plan: Plan) -> Ids:
     total[0] = gone[0] = 0
     units = np.flatnonzero((total > 0) & (gone == total)).astype(np.int32)
     _check_fit(deps, plan, deps.cut(units))
+    if not units.size:
+        raise InputError(f"{name_of_model}: the plan removes nothing")
     return units
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from graphprune.errors import InputError
+from graphprune.graph.onnx import external_files
 from graphprune.graph.sizes import cloned, weight_bytes
 from graphprune.plan import Plan
 
@@ -83,17 +84,18 @@ def _uninterrupted() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-def save(model: ir.Model, path: str | Path, *, external: bool = False) -> None:
+def save(model: ir.Model, path: str | Path, *, like: ir.Model | None = None) -> None:
     """Write a model; what stood there is replaced only when everything is written.
 
     Weights go to one external file "<name>.data" beside the model when any of the model's weights are external,
-    when it would exceed what one file can hold, or when ``external`` asks for it.
+    when it would exceed what one file can hold, or when those of ``like``, the original, are; its own files are safe.
 
     Raises:
-        InputError: The folder cannot be written.
+        InputError: The folder cannot be written, or external data of ``like`` would be overwritten.
     """
     path = Path(path)
-    external = external or has_external(model) or weight_bytes(model) > _PROTOBUF_LIMIT
+    check_output(path.with_name(f"{path.name}.data"), *(external_files(like) if like is not None else ()))
+    external = any(has_external(m) for m in (model, like) if m is not None) or weight_bytes(model) > _PROTOBUF_LIMIT
     data = f"{path.name}.data" if external else None
     with staged(path) as folder:
         ir.save(cloned(model), folder / path.name, format="protobuf", external_data=data)

@@ -109,13 +109,14 @@ class Surgeon:
         base = (old.name if old is not None else None) or f"{target.name or target.op_type}_operand{slot}"
         if array.dtype.kind == "i" and (array == COMPUTED).any():
             assert old is not None
-            known = self._bools(f"{base}_known", array != COMPUTED)
-            fixed = self._ints(f"{base}_kept", np.where(array == COMPUTED, 1, array))
-            scaled = old
-            for op, which in (("Mul", 0), ("Div", 1)) if factors else ():
-                vector = np.array([factors.get(i, (1, 1))[which] for i in range(len(array))])
-                scaled = self.insert(op, [scaled, self._ints(f"{base}_{op.lower()}", vector)], {}, target)
-            value = self.insert("Where", [known, fixed, scaled], {}, target)
+            pieces = None if factors else self._pieces(old, array)
+            if pieces is not None and len(old.uses()) == 1:
+                concat = old.producer()
+                assert concat is not None
+                for place, piece in enumerate(pieces):
+                    concat.replace_input_with(place, piece)
+                return
+            value = self._overridden(target, base, old, array, factors, pieces)
         elif old is not None and self._only_use(old):
             self._overwrite(old, np.asarray(array, np.int64))
             return
@@ -126,6 +127,48 @@ class Surgeon:
         target.replace_input_with(slot, value)
         if old is not None:
             self.touched.append(old)
+
+    def _pieces(self, operand: ir.Value, array: Array) -> list[ir.Value] | None:
+        """For sizes put together by a Concat: its parts with the fixed ones replaced; None when they do not fit."""
+        concat, facts = operand.producer(), self.graph.values.get(operand.name or "")
+        if concat is None or concat.op_type != "Concat" or facts is None or facts.dtype != "int64":
+            return None
+        pieces: list[ir.Value] = []
+        start = 0
+        for value in concat.inputs:
+            known = self.graph.values.get(value.name or "") if value is not None else None
+            if value is None or known is None or known.shape is None or len(known.shape) != 1:
+                return None
+            part = array[start : start + known.shape[0]]
+            start += known.shape[0]
+            if (part == COMPUTED).all():
+                pieces.append(value)
+            elif (part == COMPUTED).any():
+                return None
+            else:
+                same = self.graph.constant(known.name)
+                keep = same is not None and np.array_equal(same, part)
+                pieces.append(value if keep else self._ints(f"{known.name}_kept", part))
+        return pieces if start == len(array) else None
+
+    def _overridden(
+        self,
+        target: ir.Node,
+        base: str,
+        old: ir.Value,
+        array: Array,
+        factors: dict[int, tuple[int, int]],
+        pieces: list[ir.Value] | None,
+    ) -> ir.Value:
+        """Computed sizes with their fixed entries replaced and their products scaled."""
+        if pieces is not None:
+            return self.insert("Concat", pieces, {"axis": 0}, target)
+        for op, which in (("Mul", 0), ("Div", 1)) if factors else ():
+            vector = np.array([factors.get(i, (1, 1))[which] for i in range(len(array))])
+            old = self.insert(op, [old, self._ints(f"{base}_{op.lower()}", vector)], {}, target)
+        known = self._bools(f"{base}_known", array != COMPUTED)
+        fixed = self._ints(f"{base}_kept", np.where(array == COMPUTED, 1, array))
+        return self.insert("Where", [known, fixed, old], {}, target)
 
     def _hold_sizes(self, target: ir.Node, change: Change) -> None:
         """Hold an output of sizes at its original entries, for everything that reads it."""
