@@ -155,7 +155,7 @@ def _evaluate(dim: ir.SymbolicDim | int, bindings: Mapping[str, int]) -> int | N
         size = dim.evaluate(bindings)
     except ValueError:
         return None
-    return int(size) if size else None
+    return size if isinstance(size, int) and size > 0 else None
 
 
 def _usable(model: ir.Model, facts: Facts) -> bool:
