@@ -18,7 +18,7 @@ from graphprune.coupling.groups import DependencyGraph, Group
 from graphprune.errors import InfeasibleError
 
 _CLOSE = 0.002  # unused share of a limit that is not worth filling
-_ROUGH = 0.01  # unused share above which steps are traded between groups
+_ROUGH = 0.025  # unused share above which steps are traded between groups
 _MAX_TRADERS = 40
 
 
@@ -179,8 +179,11 @@ class _Problem:
         return counts
 
     def _trade(self, counts: list[int], base: list[int]) -> bool:
-        """Swap a step of one group for a step of another where that comes closer to the limits: few, coarse groups."""
-        best, slack = None, self._slack(counts)
+        """Swap a step of one group for a step of another, the swap that loses the least importance.
+
+        For few, coarse groups, where no single step comes close to the limits.
+        """
+        best, lost, slack = None, float("inf"), self._slack(counts)
         if len(counts) > _MAX_TRADERS:
             return False
         for i, j in permutations(range(len(counts)), 2):
@@ -189,8 +192,10 @@ class _Problem:
                 continue
             trial = list(counts)
             trial[i], trial[j] = less, more
-            if self.fits(trial) and self._slack(trial) < slack:
-                best, slack = trial, self._slack(trial)
+            given, taken = self.choices[i].scores[less : counts[i]], self.choices[j].scores[counts[j] : more]
+            loss = float(taken.sum() - given.sum())
+            if loss < lost and self.fits(trial) and self._slack(trial) < slack:
+                best, lost = trial, loss
         if best is not None:
             counts[:] = best
         return best is not None

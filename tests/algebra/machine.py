@@ -106,7 +106,7 @@ class Machine:
             share = rng.random()
             yield {u for u in units if rng.random() < share}
 
-    def check(self, limit: int = 512, seed: int = 0) -> int:
+    def check(self, limit: int = 1024, seed: int = 0) -> int:
         """Every claim holds for every removal; returns how many were looked at."""
         looked = 0
         for removed in self.removals(limit, np.random.default_rng(seed)):
