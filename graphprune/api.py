@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 
 from graphprune.algebra.axis import Ids
@@ -288,13 +287,3 @@ def _rewritten(planner: Planner, units: Ids, progress: Progress, *, check: bool)
             break
         units = planner.units()
     return ready, cut, model
-
-
-def as_proto(model: ir.Model) -> onnx.ModelProto:
-    """The pruned model as a ModelProto."""
-    return ir.to_proto(model)
-
-
-def cut_of(deps: DependencyGraph, plan: Plan) -> Cut:
-    """The cut that a plan makes in a model."""
-    return deps.cut(planned_units(deps, plan))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -34,7 +35,8 @@ def allowed_units(deps: DependencyGraph, ignore: Sequence[str], only: Sequence[s
 def _touched(deps: DependencyGraph, pattern: str, option: str) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
     """Units on any axis of the weights that a pattern names, directly or through their node."""
     try:
-        regex = re.compile(pattern)
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):
+            regex = re.compile(pattern)
     except re.error as error:
         raise InputError(f"{option} {pattern}: not a regular expression ({error})") from None
     tensors = list(_matching(deps, regex))

@@ -20,6 +20,7 @@ from graphprune.errors import InfeasibleError
 _CLOSE = 0.002  # unused share of a limit that is not worth filling
 _ROUGH = 0.025  # unused share above which steps are traded between groups
 _MAX_TRADERS = 40
+_NAMES = {"bytes": "bytes of weights"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +135,7 @@ class _Problem:
         if not self.fits(floor):
             costs, dense = self.costs(floor), self.costs([0] * len(floor))
             lines = [
-                f"{name} {limit:,} is out of reach: the best reachable is {getattr(costs, name):,}"
+                f"{_NAMES.get(name, name)} {limit:,} is out of reach: the best reachable is {getattr(costs, name):,}"
                 f" ({getattr(costs, name) / max(getattr(dense, name), 1):.1%} of the original)"
                 for name, limit in self.limits.items()
                 if getattr(costs, name) > limit
@@ -223,4 +224,4 @@ class _Problem:
     def _slack(self, counts: list[int]) -> float:
         """Unused share of the tightest limit."""
         costs = self.costs(counts)
-        return min(float(limit - getattr(costs, name)) / limit for name, limit in self.limits.items())
+        return min(float(limit - getattr(costs, name)) / max(limit, 1) for name, limit in self.limits.items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -59,7 +60,7 @@ class Targets:
                 if limit >= whole:
                     unit = "bytes" if name == "size" else name
                     raise InputError(f"--{name} {amount} is met already: the model has {whole:,} {unit}")
-                out[key] = limit - overhead if name == "size" else limit
+                out[key] = max(limit - overhead, 0) if name == "size" else limit
         return out
 
     def size_limit(self, file_bytes: Callable[[], int]) -> int:
@@ -88,6 +89,8 @@ def parse_amount(name: str, amount: Amount, whole: float) -> int | float:
     if match is None:
         raise bad
     value, unit = float(match[1]), match[2].upper()
+    if not math.isfinite(value):
+        raise bad
     if unit == "%":
         if not 0 < value <= 100:
             raise InputError(f"--{name} {text}: a percent lies between 0 and 100")

@@ -86,11 +86,26 @@ def _candidates(model: ir.Model, given: Mapping[str, Shape]) -> Iterator[tuple[d
     rounds = max(len(_IMAGE), len(_SEQUENCE))
     for spread in (1, 0):
         for attempt in range(rounds):
-            pair = _assign(inputs, attempt, spread)
+            pair = {**_assign(inputs, attempt, spread), **_bound(inputs, given, attempt)}
             yield (
                 {v.name or "": _sizes(v, pair, 0, given) for v in inputs},
                 {v.name or "": _sizes(v, pair, 1, given) for v in inputs},
             )
+
+
+def _bound(inputs: list[ir.Value], given: Mapping[str, Shape], attempt: int) -> dict[str, tuple[int, int]]:
+    """For dynamic axes whose size the user gave: that size, and another one to tell what follows it.
+
+    The second size is varied until the graph runs; where none works the axis counts as fixed.
+    """
+    out: dict[str, tuple[int, int]] = {}
+    for value in inputs:
+        for axis, size in enumerate(given.get(value.name or "", ())):
+            symbol = _symbol(value, axis) if value.shape is not None else None
+            if symbol is not None:
+                others = (size + 1,) * 4 if axis == 0 else (size + 32, 2 * size, size + 8, size + 1)
+                out[symbol] = (size, others[attempt] if attempt < len(others) else size)
+    return out
 
 
 def _assign(inputs: list[ir.Value], attempt: int, spread: int) -> dict[str, tuple[int, int]]:
@@ -132,10 +147,8 @@ def _symbol(value: ir.Value, axis: int) -> str | None:
 
 def _sizes(value: ir.Value, pair: Mapping[str, tuple[int, int]], which: int, given: Mapping[str, Shape]) -> Shape:
     name = value.name or ""
-    if name in given:
-        return given[name]
     if value.shape is None:
-        return ()
+        return given.get(name, ())
     bindings = {symbol: sizes[which] for symbol, sizes in pair.items()}
     out = []
     for axis, dim in enumerate(value.shape):

@@ -33,8 +33,10 @@ def score(deps: DependencyGraph, criterion: str | Criterion, seed: int) -> Score
         float64 array over unit ids; 1.0 is the average unit of a group.
 
     Raises:
-        InputError: The criterion is unknown.
+        InputError: The criterion is unknown, or the seed is negative.
     """
+    if seed < 0:
+        raise InputError(f"--seed {seed}: must be zero or more")
     if isinstance(criterion, str):
         if criterion not in CRITERIA:
             raise InputError(f"unknown criterion {criterion!r}; there are {', '.join(CRITERIA)}")
