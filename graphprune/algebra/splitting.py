@@ -24,18 +24,28 @@ def split(store: Units, axis: Axis, outer: int, inner: int, why: int) -> tuple[A
             a if outer > 1 and inner == 1 else store.frozen(outer, rest),
             a if inner > 1 and outer == 1 else store.frozen(inner, rest),
         )
-    rows, cols = [], []
-    for column in a.units.T:
+    rows: list[Ids] = []
+    cols: list[Ids] = []
+    pending = list(a.units.T)
+    while pending:
+        column = pending.pop(0)
+        now = store.resolve(Axis(a.n, column[:, None])).units  # columns split before may have bound or frozen its units
+        if now is None:
+            continue
+        if now.shape[1] > 1 or not np.array_equal(now[:, 0], column):
+            pending = [*now.T, *pending]
+            continue
         row, col = _split_column(store, column.reshape(outer, inner), why)
         rows.append(row)
         cols.append(col)
-    return _side(store, rows, why), _side(store, cols, why)
+    return _side(store, outer, rows, why), _side(store, inner, cols, why)
 
 
-def _side(store: Units, columns: list[Ids], why: int) -> Axis:
+def _side(store: Units, n: int, columns: list[Ids], why: int) -> Axis:
     """An axis of the columns that hold units; a side that got none is frozen."""
-    units = np.stack(columns, axis=1)
-    return Axis(len(units), units) if units.any() else store.frozen(len(units), why)
+    if not any(column.any() for column in columns):
+        return store.frozen(n, why)
+    return Axis(n, np.stack(columns, axis=1))
 
 
 def _split_column(store: Units, u: Ids, why: int) -> tuple[Ids, Ids]:

@@ -177,7 +177,8 @@ class Units:
             self.freeze_units(units.ravel(), why)
 
     def union(self, a: Ids, b: Ids) -> None:
-        """Make free roots ``a[i]`` and ``b[i]`` one unit, for all i."""
+        """Make free units ``a[i]`` and ``b[i]`` one unit, for all i."""
+        a, b = self.find(a), self.find(b)
         differ = a != b
         if not differ.any():
             return

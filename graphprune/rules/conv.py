@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
+import math
 
 from graphprune.algebra import Axis
 from graphprune.rules.context import Relate
@@ -61,10 +61,7 @@ def conv(r: Relate) -> None:
         r.tie(3, 1, channels)
     axes = _spatial(r, channels)
     r.out(axes)
-    out = r.output().shape
-    assert out is not None
-    window = int(np.prod(r.shape(1)[2:], dtype=np.int64) * np.prod(out[2:], dtype=np.int64))
-    r.macs(window * out[0], channels, r.axis(1, 1))
+    r.macs(math.prod(r.shape(1)[2:]), *axes, r.axis(1, 1))
 
 
 def _grouped_weight(r: Relate, groups: int) -> None:
@@ -103,8 +100,7 @@ def conv_transpose(r: Relate) -> None:
     if r.has(2):
         r.tie(2, 0, channels)
     r.out(_spatial(r, channels))
-    pixels = int(np.prod(r.shape(0)[2:], dtype=np.int64) * np.prod(r.shape(1)[2:], dtype=np.int64))
-    r.macs(pixels * r.shape(0)[0], r.axis(0, 1), per_group)
+    r.macs(math.prod(r.shape(1)[2:]), *r.axes(0), per_group)
 
 
 @rule("MaxPool", "AveragePool", "LpPool", kind="REDUCE")
