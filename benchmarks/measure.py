@@ -20,7 +20,7 @@ import onnx
 import graphprune as gp
 from benchmarks.check import Feed, defect, interface_change, names_change, short, stale
 from benchmarks.common import Row, emit, fingerprint
-from benchmarks.obstacles import fixed_macs, obstacles
+from benchmarks.obstacles import fixed_macs, free_share, obstacles
 from graphprune.cost.model import CostModel
 from graphprune.errors import InfeasibleError
 from graphprune.verify.run import random_feeds
@@ -107,6 +107,8 @@ def ours(job: Row, row: Row) -> Iterator[None]:
         deps = gp.analyze(graph)
     row["groups"], row["units"] = len(deps.groups), deps.units
     row["granularity"] = round(deps.granularity(), 4)
+    free = free_share(deps)
+    row["free"] = None if free is None else round(free, 4)
     row["prunable"] = round(CostModel(deps).prunable_share(), 4)
     row["macs"], row["parameters"] = dense_macs(deps), graph.parameters()
     row.update(obstacles(deps))

@@ -9,6 +9,9 @@ import numpy as np
 
 from graphprune.cost.model import CostModel
 
+INTERFACE = ("graph input", "graph output")
+LOOKED_UP = ("read at computed indices", "its values are indices")
+
 
 def _cause(reason: Any) -> str:
     return f"{reason.op}: {reason.text}" if reason.op else str(reason.text)
@@ -40,6 +43,38 @@ def obstacles(deps: Any) -> dict[str, list[tuple[str, float]]]:
         kind: [(name, round(value / total, 4)) for name, value in tally.most_common(6)]
         for kind, tally in (("blocked", blocked), ("coarse", coarse))
     }
+
+
+def free_share(deps: Any) -> float | None:
+    """Granularity over the positions that no interface fixes: distinct removable rows per such position.
+
+    Left out are positions frozen by a graph input or output, rows of lookup tables, and tensors that hold no
+    parameters (indices, masks); None when nothing is left. Rows of an axis that is a product (heads by dims)
+    count as distinct although they leave by whole heads or whole dims only.
+    """
+    store = deps.state.store
+    fixed = np.array([r.op in INTERFACE or any(text in r.text for text in LOOKED_UP) for r in store.reasons])
+    stored = _parameters(deps.source)
+    total = free = 0.0
+    for name, axis, labels in deps.weight_axes():
+        if name not in stored:
+            continue
+        size = float(np.prod(deps.source.weights[name].shape, dtype=np.float64)) / labels.n
+        stuck, distinct = np.ones(labels.n, bool), 0
+        if labels.units is not None:
+            stuck = ~labels.units.any(axis=1)
+            distinct = len(np.unique(labels.units[~stuck], axis=0))
+        why = store.why(deps.state.types[name][axis])
+        total += size * (labels.n - int((stuck & fixed[why]).sum()))
+        free += size * distinct
+    return free / total if total else None
+
+
+def _parameters(graph: Any) -> set[str]:
+    """Stored tensors that count as parameters: floats, and integers that are dequantised."""
+    quantised = {node.inputs[0] for node in graph.nodes if node.op == "DequantizeLinear"}
+    floats = ("float", "bfloat", "double")
+    return {name for name, w in graph.weights.items() if w.dtype.startswith(floats) or name in quantised}
 
 
 def fixed_macs(deps: Any) -> dict[str, Any]:

@@ -10,6 +10,10 @@ from benchmarks.common import Row, table
 Rows = Mapping[str, Row]  # file → {"ours": row, "onnxsim": row}
 NAMES = ("nodes_lost", "nodes_new", "weights_lost", "weights_new")
 PEER_WORDS = ("smaller", "stale shapes", "unchanged", "INVALID", "error")
+GRAINS = {
+    "granularity": "granularity (distinct removable rows over all positions of stored tensors)",
+    "free": "free share (the same without positions fixed by the interface, lookup rows, and index tensors)",
+}
 NEAR = {"1": 0.01, "8": 0.03}
 
 
@@ -74,7 +78,7 @@ def peer_words(row: Row) -> str:
 
 def main_table(rows: Rows, aligns: Sequence[str]) -> str:
     """One line per file."""
-    names = ["file", "nodes", "groups", "units", "granularity", "prunable MACs"]
+    names = ["file", "nodes", "groups", "units", "granularity", "free share", "prunable MACs"]
     for a in aligns:
         names += [f"MACs left, align {a}", "error", "verdict"]
     names += ["load s", "analysis s", "plan+rewrite s", "verify s", "I/O same", "valid", "names", "peak MB"]
@@ -86,7 +90,8 @@ def _line(file: str, both: Row, aligns: Sequence[str]) -> list[object]:
     row, other = both["ours"], both.get("onnxsim", {})
     runs = [row.get("runs", {}).get(a, {}) for a in aligns]
     cells: list[object] = [file, *(row.get(k, "-") for k in ("nodes", "groups", "units"))]
-    cells += [f"{row['granularity']:.3f}" if "granularity" in row else "-", share(row.get("prunable"))]
+    cells += [f"{row[k]:.3f}" if row.get(k) is not None else "-" for k in ("granularity", "free")]
+    cells.append(share(row.get("prunable")))
     for run in runs:
         floor = " (floor)" if run.get("proven") else ""
         cells.append(share(run.get("reached")) + floor)
@@ -100,10 +105,11 @@ def _line(file: str, both: Row, aligns: Sequence[str]) -> list[object]:
         cells.append("-" if not known else "no" if any(known) else "yes")
     cells.append(_name_words([run["names"] for run in runs if "names" in run]))
     cells.append(row.get("rss_mb", "-"))
+    if not other:
+        return [*cells, "-", "-", "-"]
     ratio = share(other.get("reached")) if peer_words(other) != "INVALID" else "-"
     seconds = other.get("seconds", {}).get("prune")
-    cells += [peer_words(other), ratio, f"{seconds:.2f}" if seconds is not None else "-"] if other else ["-"] * 3
-    return cells
+    return [*cells, peer_words(other), ratio, f"{seconds:.2f}" if seconds is not None else "-"]
 
 
 def _name_words(found: Sequence[Mapping[str, int]]) -> str:
@@ -127,11 +133,11 @@ def summary(rows: Rows, aligns: Sequence[str], target: float) -> str:
             f" {hit} reach {share(target, 0)} MACs within {share(NEAR.get(a, 0.03), 0)};"
             f" {floors} infeasible (pruned to the floor instead)"
         )
-    grains = [row["granularity"] for row in mine.values() if "granularity" in row]
-    if grains:
-        lines.append(
-            f"- granularity: median {median(grains):.3f}, {sum(g >= 0.8 for g in grains)} of {count} at least 0.8"
-        )
+    for key, what in GRAINS.items():
+        grains = [row[key] for row in mine.values() if row.get(key) is not None]
+        if grains:
+            enough = sum(g >= 0.8 for g in grains)
+            lines.append(f"- {what}: median {median(grains):.3f}, {enough} of {count} at least 0.8")
     peers = [peer_words(both["onnxsim"]) for both in rows.values() if "onnxsim" in both]
     if peers:
         words = ", ".join(f"{peers.count(word)} {word}" for word in PEER_WORDS)

@@ -80,6 +80,35 @@ def test_frozen_positions_have_a_reason(m: Machine) -> None:
         assert resolved.units is None or resolved.units.any(axis=0).all(), "an empty column was kept"
 
 
+def test_columns_that_share_units_after_nested_splits() -> None:
+    """Splitting one column binds the units of the next: found at random, minimised."""
+    m = Machine()
+    a, b = m.fresh(4), m.fresh(6)
+    both = m.concat(a, b)
+    halves = [m.split(a, 2) for _ in range(3)]
+    m.eq(*halves[0])
+    m.split(both, 2)
+    m.check()
+
+
+def test_columns_that_share_a_unit() -> None:
+    """The same, with a unit that the second column repeats at every other position."""
+    m = Machine()
+    a, b = m.fresh(6), m.fresh(12)
+    m.eq(b, m.merge(a, m.index(a, [0, -1])))
+    m.split(b, 2)
+    m.check()
+
+
+def test_columns_of_a_square() -> None:
+    """The same, behind an axis that is its own product."""
+    m = Machine()
+    a, b = m.fresh(6), m.fresh(2)
+    m.eq(m.index(a, [0, 2, 4, 1]), m.merge(b, b))
+    m.split(a, 2)
+    m.check()
+
+
 # -- equality -----------------------------------------------------------------------------------
 @given(st.permutations(range(6)))
 @settings(QUICK, max_examples=20)
