@@ -93,15 +93,26 @@ def _short(error: BaseException) -> str:
     return text if len(text) <= 400 else f"{text[:150]} … {text[-250:]}"
 
 
-def random_feeds(graph: Graph, count: int, seed: int) -> list[dict[str, Array]]:
-    """Random inputs: at every probed size, normal floats, integers in the range of what they index."""
+def random_feeds(graph: Graph, count: int, seed: int, *, settings: bool = False) -> list[dict[str, Array]]:
+    """Random inputs: at every probed size, normal floats, integers in the range of what they index.
+
+    Args:
+        graph: The model.
+        count: Sets of inputs per probed size.
+        seed: Seed of the draw.
+        settings: Whether 0-d floats are positive and ascending (bounds, rates, thresholds) instead of normal.
+    """
     rng = np.random.default_rng(seed)
     limits = _index_limits(graph)
-    return [
+    feeds = [
         {name: _draw(rng, graph, name, shape, limits.get(name)) for name, shape in sizes.items()}
         for sizes in graph.input_shapes
         for _ in range(count)
     ]
+    scalars = [n for n, a in feeds[0].items() if a.ndim == 0 and a.dtype.kind == "f"] if settings else []
+    for feed in feeds:
+        feed.update({n: np.asarray(50.0 * 40.0**k, feed[n].dtype) for k, n in enumerate(scalars)})
+    return feeds
 
 
 def _draw(rng: np.random.Generator, graph: Graph, name: str, shape: Sequence[int], limit: int | None) -> Array:
@@ -114,7 +125,7 @@ def _draw(rng: np.random.Generator, graph: Graph, name: str, shape: Sequence[int
         return np.full(shape, _length(graph, shape), dtype) if len(shape) <= 1 else np.ones(shape, dtype)
     if dtype.kind not in "fV":
         raise InputError(f"{graph.name}: input {name} of type {dtype} has no random values; give data with --data")
-    return rng.standard_normal(shape).astype(dtype)
+    return np.asarray(rng.standard_normal(shape), dtype)
 
 
 def _length(graph: Graph, shape: Sequence[int]) -> int:

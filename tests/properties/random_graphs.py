@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from hypothesis import strategies as st
 
 from tests.graphs.builder import Builder
-from tests.properties import ops_compute, ops_layout
+from tests.properties import ops_compute, ops_layout, ops_rare
 from tests.properties.registry import OPS
 from tests.properties.state import State, Value
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from onnx import ModelProto
 
-__all__ = ["OPS", "models", "ops_compute", "ops_layout"]
+__all__ = ["OPS", "models", "ops_compute", "ops_layout", "ops_rare"]
 
 BATCH = "batch"
 

@@ -1,0 +1,45 @@
+"""Models that people ship: pruned, verified, written, and run again from the file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+
+from graphprune import api
+from graphprune.verify.run import random_feeds
+from tests.assets import LIGHT, ONNX_NAMES, asset_or_skip, light
+
+pytestmark = pytest.mark.assets
+# Control flow all over (an If at the root), and an operator set that has no rules (DynamicQuantizeLSTM).
+LEFT_OUT = {"silero_vad", "tashkeel_bilstm"}
+
+
+def prune_and_run(path: Path, folder: Path) -> api.Result:
+    """Pruned by 30 % of the channels of every group; the written file must run alone and be smaller."""
+    target = folder / "pruned.onnx"
+    result = api.prune(path, target, ratio=0.3, align=1)
+    assert result.verdict is not None
+    assert result.verdict.passed
+    assert result.after.macs < result.before.macs
+    session = ort.InferenceSession(target, providers=["CPUExecutionProvider"])
+    outputs = session.run(None, random_feeds(result.deps.source, 1, 7)[0])
+    assert any(np.isfinite(o).any() for o in outputs)
+    return result
+
+
+@pytest.mark.parametrize("name", [n for n in ONNX_NAMES if n not in LEFT_OUT])
+def test_shipped_model(name: str, tmp_path: Path) -> None:
+    path = asset_or_skip(name)
+    before = path.read_bytes()
+    result = prune_and_run(path, tmp_path)
+    assert not result.frozen, f"given up: {result.frozen}"
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_classic_graph(name: str, tmp_path: Path) -> None:
+    """Graphs of the model zoo that the onnx package ships, with constant weights."""
+    assert not prune_and_run(light(name), tmp_path).frozen
