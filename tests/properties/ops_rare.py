@@ -112,8 +112,8 @@ def prelu(s: State, v: Value) -> Value:
 @op(lambda s, v: True)
 def gate(s: State, v: Value) -> Value:
     """Where on a comparison of the tensor itself."""
-    low = s.b.scalar(-0.25)
-    return s.add("Where", Value(s.b.op("Greater", v.name, low), v.shape), v.name, low, shape=v.shape, degree=v.degree)
+    above = Value(s.b.op("Greater", v.name, s.b.scalar(-0.25)), v.shape)
+    return s.add("Where", above, v.name, s.b.scalar(-0.25), shape=v.shape, degree=v.degree)
 
 
 @op(lambda s, v: v.rank == 3)
@@ -153,8 +153,8 @@ def top_k(s: State, v: Value) -> Value:
 def quantized(s: State, v: Value) -> Value:
     """A pair that rounds to 8 bits, and a weight stored that way."""
     bounded = s.b.op("Tanh", v.name)
-    scale, zero = s.b.scalar(1 / 64), s.b.const(np.int8(3))
-    x = s.b.op("DequantizeLinear", s.b.op("QuantizeLinear", bounded, scale, zero), scale, zero)
+    x = s.b.op("QuantizeLinear", bounded, s.b.scalar(1 / 64), s.b.const(np.int8(3)))
+    x = s.b.op("DequantizeLinear", x, s.b.scalar(1 / 64), s.b.const(np.int8(3)))
     n_in, n = v.shape[-1], s.size()
     stored = s.b.const(s.b.rng.integers(-99, 100, (n_in, n)).astype(np.int8))
     scales = s.b.const(s.b.rng.uniform(0.005, 0.01, n).astype(np.float32))
