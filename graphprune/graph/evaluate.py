@@ -30,6 +30,7 @@ class Evaluator:
     def __init__(self, opset: int) -> None:
         self.opset = opset
         self._protos: dict[int, onnx.NodeProto] = {}
+        self._signatures: dict[int, bytes] = {}
         self._runners: dict[bytes, ReferenceEvaluator] = {}
 
     def proto(self, node: ir.Node) -> onnx.NodeProto:
@@ -37,6 +38,14 @@ class Evaluator:
         found = self._protos.get(id(node))
         if found is None:
             found = self._protos[id(node)] = _light_proto(node)
+        return found
+
+    def signature(self, node: ir.Node) -> bytes:
+        """What the node does, whatever its values are called."""
+        found = self._signatures.get(id(node))
+        if found is None:
+            proto = _canonical(self.proto(node), [bool(n) for n in self.proto(node).input])
+            found = self._signatures[id(node)] = proto.SerializeToString(deterministic=True)
         return found
 
     def run(self, node: ir.Node, inputs: Sequence[Known | None]) -> list[Known] | None:
@@ -65,7 +74,7 @@ class Evaluator:
         return [np.asarray(r) for r in results]
 
     def _runner(self, node: ir.Node, inputs: Sequence[Known | None]) -> ReferenceEvaluator:
-        proto = _canonical(self.proto(node), inputs)
+        proto = _canonical(self.proto(node), [v is not None for v in inputs])
         key = proto.SerializeToString(deterministic=True)
         found = self._runners.get(key)
         if found is None:
@@ -108,10 +117,10 @@ def _light_proto(node: ir.Node) -> onnx.NodeProto:
     return proto
 
 
-def _canonical(node: onnx.NodeProto, inputs: Sequence[Known | None]) -> onnx.NodeProto:
+def _canonical(node: onnx.NodeProto, given: Sequence[bool]) -> onnx.NodeProto:
     """The node with positional value names, so that equal applications share one evaluator."""
     proto = onnx.NodeProto(op_type=node.op_type, domain=node.domain)
     proto.attribute.extend(node.attribute)
-    proto.input.extend("" if v is None else f"i{k}" for k, v in enumerate(inputs))
+    proto.input.extend(f"i{k}" if g else "" for k, g in enumerate(given))
     proto.output.extend(f"o{k}" for k in range(len(node.output)))
     return proto

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,10 @@ from onnx import defs, helper, shape_inference
 from graphprune.graph.evaluate import MAX_KNOWN, Evaluator
 
 Shape = tuple[int, ...]
+Typed = tuple[int, Shape | None]
 UNKNOWN = -1
 MAX_SETTING = 8  # float operands such as the scales of a Resize
+_WITH_SUBGRAPHS = {"If", "Loop", "Scan", "SequenceMap"}
 # Operators whose schema, if there is one, leaves the output shape open although it is the first input's.
 _SAME_SHAPE = {"GroupNormalization", "Dropout", "MeanVarianceNormalization", "Gelu", "QuickGelu"}
 
@@ -54,6 +57,7 @@ class Caches:
     settings: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict)
     types: dict[tuple[int, Shape | None], onnx.TypeProto] = field(default_factory=dict)
     schemas: dict[tuple[str, str], defs.OpSchema | None] = field(default_factory=dict)
+    typed: dict[tuple[bytes, tuple[Typed, ...]], tuple[Typed | None, ...]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, model: ir.Model) -> Caches:
@@ -172,17 +176,12 @@ class _Pass:
 
     def _typed(self, node: ir.Node) -> None:
         """Types of the outputs by the operator's shape function, else what the file says of them."""
-        found: Mapping[str, onnx.TypeProto] = {}
-        graphs = any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values())
+        graphs = node.op_type in _WITH_SUBGRAPHS
         schema = None if graphs else self._schema(node)
-        if schema is not None:
-            found = self._by_schema(node, schema)
-        for value in node.outputs:
+        found = () if schema is None else self._by_schema(node, schema)
+        for value, typed in zip_longest(node.outputs, found):
             name = value.name or ""
-            typed = found.get(name)
-            dtype, shape = int(value.dtype or 0), None
-            if typed is not None and typed.HasField("tensor_type"):
-                dtype, shape = typed.tensor_type.elem_type, self._dims(typed)
+            dtype, shape = typed or (int(value.dtype or 0), None)
             if shape is None and not graphs:
                 shape = self._declared(value)
             if shape is None and node.op_type in _SAME_SHAPE and node.inputs[0] is not None:
@@ -199,19 +198,25 @@ class _Pass:
             self.caches.schemas[key] = None if schema is not None and schema.deprecated else schema
         return self.caches.schemas[key]
 
-    def _by_schema(self, node: ir.Node, schema: defs.OpSchema) -> Mapping[str, onnx.TypeProto]:
+    def _by_schema(self, node: ir.Node, schema: defs.OpSchema) -> tuple[Typed | None, ...]:
+        """Types by output; equal applications to equal types are inferred once."""
         names = [v.name or "" for v in node.inputs if v is not None]
         types = {n: t for n in names if (t := self._type(n)) is not None}
         if len(types) < len(set(names)):
-            return {}
+            return ()
         data = {
             n: onnx.numpy_helper.from_array(array, n)
             for n in names[1:] or names
             if (array := self.facts.known.get(n, self.caches.settings.get(n))) is not None
             and array.dtype.kind in "iufb"
         }
+        facts = self.facts
+        seen = tuple((facts.dtypes[n], facts.shapes[n]) for n in names)
+        key = (self.caches.evaluator.signature(node), seen)
+        if not data and key in self.caches.typed:
+            return self.caches.typed[key]
         try:
-            return shape_inference.infer_node_outputs(
+            found = shape_inference.infer_node_outputs(
                 schema,
                 self.caches.evaluator.proto(node),
                 types,
@@ -221,6 +226,14 @@ class _Pass:
             )
         except (shape_inference.InferenceError, RuntimeError, ValueError) as error:
             raise BadSizes(f"{node.op_type} {node.name or ''}: {str(error).splitlines()[0]}") from None
+        made = (found.get(v.name or "") for v in node.outputs)
+        typed = tuple(
+            (t.tensor_type.elem_type, self._dims(t)) if t is not None and t.HasField("tensor_type") else None
+            for t in made
+        )
+        if not data:
+            self.caches.typed[key] = typed
+        return typed
 
     def _dims(self, typed: onnx.TypeProto) -> Shape | None:
         tensor = typed.tensor_type

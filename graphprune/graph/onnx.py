@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import onnx_ir as ir
 from graphprune.errors import InputError
 from graphprune.graph.checks import check_structure
 from graphprune.graph.fuse import fuse_permutations
-from graphprune.graph.infer import Facts, Shape, constant_tensor, tensor_shape
+from graphprune.graph.infer import Facts, Shape, constant_tensor
 from graphprune.graph.model import Array, Graph, Node, Value, Weight
 from graphprune.graph.probe import probe, real_inputs
 from graphprune.graph.sizes import file_bytes
@@ -106,7 +106,7 @@ def _check_external(model: ir.Model, path: Path) -> None:
 def _build(model: ir.Model, name: str, facts: list[Facts], sizes: list[dict[str, Shape]]) -> Graph:
     values = _values(facts)
     outputs = tuple(v.name or "" for v in model.graph.outputs)
-    weights = {w.name: w for w in (*_stored_weights(model), *_fills(model, facts))}
+    weights = {w.name: w for w in (*_stored_weights(model, facts[0]), *_fills(model, facts))}
     known = {n: a for n, a in facts[0].known.items() if n not in weights}
     fixed = {n: a for n, a in known.items() if _same(a, facts[-1].known.get(n))}
     nodes = [n for n in _named_nodes(model) if not n.outputs or n.outputs[0] not in weights]
@@ -145,18 +145,19 @@ def _values(facts: list[Facts]) -> dict[str, Value]:
     return out
 
 
+@cache
 def _dtype_name(code: int) -> str:
     return ir.DataType(code).name.lower() if code else ""
 
 
-def _stored_weights(model: ir.Model) -> Iterator[Weight]:
-    """Initializers, Constant nodes and float fills."""
+def _stored_weights(model: ir.Model, facts: Facts) -> Iterator[Weight]:
+    """Initializers and Constant nodes."""
     for name, value in model.graph.initializers.items():
         if value.const_value is not None:
-            yield _weight(name, value.const_value, "initializer")
+            yield _weight(name, value.const_value, "initializer", facts)
     for node in model.graph:
         if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
-            yield _weight(node.outputs[0].name or "", constant_tensor(node), "constant")
+            yield _weight(node.outputs[0].name or "", constant_tensor(node), "constant", facts)
 
 
 def _fills(model: ir.Model, facts: list[Facts]) -> Iterator[Weight]:
@@ -175,9 +176,8 @@ def _fills(model: ir.Model, facts: list[Facts]) -> Iterator[Weight]:
         yield Weight(name, name, shape, dtype, "fill", partial(np.full, shape, fill))
 
 
-def _weight(name: str, tensor: ir.TensorProtocol, origin: str) -> Weight:
-    shape = tensor_shape(tensor)
-    return Weight(name, name, shape, _dtype_name(int(tensor.dtype)), origin, tensor.numpy)
+def _weight(name: str, tensor: ir.TensorProtocol, origin: str, facts: Facts) -> Weight:
+    return Weight(name, name, facts.shapes[name] or (), _dtype_name(facts.dtypes[name]), origin, tensor.numpy)
 
 
 def source_nodes(model: ir.Model) -> Iterator[tuple[str, ir.Node]]:

@@ -66,6 +66,34 @@ def reshape_zero_and_minus_one() -> ModelProto:
     return b.build(_attention(b, x, split, lambda t: b.reshape(t, 0, 0, -1)))
 
 
+@golden(2, 3, 5, 9)
+def heads_folded_into_batch() -> ModelProto:
+    """Heads join a symbolic batch, [B*H, N, D]; the way back divides Shape(x)[0] by the number of heads."""
+    b = Builder("heads_folded_into_batch")
+    x = b.linear(b.source("hidden", ["batch", 4, 10]), 10, 9, "embed")
+
+    def fold(name: str, dim: int) -> str:
+        y = b.reshape(b.linear(x, 9, 2 * dim, name), 0, 4, 2, dim)
+        return b.reshape(b.transpose(y, 0, 2, 1, 3), -1, 4, dim)
+
+    q, k, v = fold("q", 5), fold("k", 5), fold("v", 3)
+    y = b.op("MatMul", b.op("Softmax", b.op("MatMul", q, b.transpose(k, 0, 2, 1)), axis=-1), v)
+    batch = b.op("Div", b.op("Gather", b.op("Shape", y), b.ints(0), axis=0), b.ints(2))
+    y = b.op("Reshape", y, b.op("Concat", batch, b.ints(2, 4, 3), axis=0))
+    return b.build(b.linear(b.reshape(b.transpose(y, 0, 2, 1, 3), 0, 4, 6), 6, 7, "proj"))
+
+
+@golden(5, 6)
+def sizes_enter_the_numbers() -> ModelProto:
+    """The number of elements and a width of cut tensors scale the result: both stay what they were."""
+    b = Builder("sizes_enter_the_numbers")
+    x = b.op("Relu", b.linear(b.source("hidden", [2, 10]), 10, 6, "fc1"))
+    x = b.op("Div", x, b.op("Cast", b.op("Size", x), to=1))
+    y = b.op("Tanh", b.linear(x, 6, 5, "fc2"))
+    width = b.op("Cast", b.op("Shape", y, start=1), to=1)
+    return b.build(b.op("Mul", b.linear(y, 5, 4, "fc3"), width))
+
+
 @golden(6, 8)
 def resize_scales() -> ModelProto:
     """Nearest up-sampling by scales [1, 1, 2, 2]: 6 and 8 channels; the scales are no weight."""
