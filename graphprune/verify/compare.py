@@ -74,15 +74,18 @@ def verify_cut(
         return _failed(f"is not valid: {problem}")
     for count, settings in ((samples, False), (samples, True), (_MANY * samples, False)):
         inputs = [*feeds, *random_feeds(cut.deps.source, count, seed, settings=settings)]
-        verdict = _compare(cut, pruned, inputs, seed)
+        # A network cut down to dead units is constant whatever goes in; it is still compared, on many inputs.
+        verdict = _compare(cut, pruned, inputs, seed, varied=count == samples)
         if verdict.samples:
             break  # else the outputs say nothing on these inputs
     twin = randomised(cut, seed) if verdict.passed else None
     return verdict if twin is None else _compare(twin, rewrite(twin), inputs, seed)
 
 
-def _compare(cut: Cut, pruned: ir.Model, inputs: Sequence[dict[str, Array]], seed: int) -> Verdict:
-    """Run both models on all inputs, value by value."""
+def _compare(
+    cut: Cut, pruned: ir.Model, inputs: Sequence[dict[str, Array]], seed: int, *, varied: bool = False
+) -> Verdict:
+    """Run both models on all inputs, value by value; no verdict when every value is silent."""
     graph, masked = cut.deps.source, masked_reference(cut)
     hidden = inner_values(graph)
     inner = present([masked, pruned], sorted(set(hidden.values()) - set(graph.outputs)))
@@ -95,7 +98,7 @@ def _compare(cut: Cut, pruned: ir.Model, inputs: Sequence[dict[str, Array]], see
         pairs = [(reference(feed), candidate(feed)) for feed in inputs]
     except CannotRun as refusal:
         return _failed(f"does not run: {refusal}")
-    if all(_silent([np.asarray(wanted[i]) for wanted, _ in pairs]) for i in range(len(names))):
+    if all(_silent([np.asarray(wanted[i]) for wanted, _ in pairs], varied=varied) for i in range(len(names))):
         return _failed("gives no finite or only equal values, so nothing is proved; give --input-shape or --data")
     errors = np.zeros(len(names))
     for wanted, got in pairs:
@@ -115,11 +118,11 @@ def _compare(cut: Cut, pruned: ir.Model, inputs: Sequence[dict[str, Array]], see
     return Verdict(passed, error, tolerance, len(inputs), text)
 
 
-def _silent(values: Sequence[Array]) -> bool:
-    """Whether a value says nothing: nowhere finite, or one number throughout all inputs."""
+def _silent(values: Sequence[Array], *, varied: bool) -> bool:
+    """Whether a value says nothing: nowhere finite or, if it has to be varied, one number throughout all inputs."""
     flat = np.concatenate([v.ravel().astype(np.float64) for v in values if v.dtype.kind in "fViub"] or [np.zeros(0)])
     flat = flat[np.isfinite(flat)]
-    return not flat.size or (flat.size > 1 and bool((flat == flat[0]).all()))
+    return not flat.size or (varied and flat.size > 1 and bool((flat == flat[0]).all()))
 
 
 def _failed(text: str) -> Verdict:
