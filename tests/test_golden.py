@@ -8,13 +8,13 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from _pytest.mark.structures import ParameterSet
-from onnx import ModelProto, numpy_helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from graphprune import api
 from graphprune.plan import planned_units
 from graphprune.rewrite.onnx import rewrite
 from tests.cuts import assert_random_removals_verify, pruned_and_checked, random_cut, summary
-from tests.graphs import AMBIGUOUS, GOLDEN, GRAPHS, random_feeds, run
+from tests.graphs import AMBIGUOUS, GOLDEN, GRAPHS, Builder, random_feeds, run
 
 SEEDS = range(4)
 PENDING = {"if_branches": "control flow has no rule"}
@@ -197,3 +197,46 @@ def test_pixel_shuffle_against_zeroed_readers(mode: str) -> None:
     gone = _lost(model, pruned, "head.weight", 1)
     assert len(gone) == 2
     _assert_equal(_zeroed(model, {"head.weight": [(1, gone)]}), pruned, model)
+
+
+# -- files of an unusual make -------------------------------------------------------------------
+@pytest.mark.parametrize("name", ["resnet_stage", "gqa_rope", "lstm", "shared_zero_bias", "weights_behind_nodes"])
+def test_initializers_listed_as_inputs(name: str) -> None:
+    """Old exporters do so; the inputs' shapes follow the weights."""
+    model = GRAPHS[name]()
+    for tensor in model.graph.initializer:
+        model.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+    deps = api.analyze(model)
+    assert sorted(g.size for g in deps.groups) == GOLDEN[name]
+    for seed in SEEDS:
+        cut = random_cut(deps, seed)
+        assert cut is not None
+        pruned, verdict = pruned_and_checked(cut, seed)
+        assert verdict.passed, verdict.text
+        inputs = {i.name: [d.dim_value for d in i.type.tensor_type.shape.dim] for i in ir.to_proto(pruned).graph.input}
+        for tensor in ir.to_proto(pruned).graph.initializer:
+            assert inputs.get(tensor.name, list(tensor.dims)) == list(tensor.dims)
+
+
+def test_weights_that_branches_read() -> None:
+    """A matrix read inside If and behind it: both uses fit, or nothing of it leaves."""
+    b = Builder("if_shares_a_weight")
+    flag, hidden = b.source("flag", [], TensorProto.BOOL), b.source("hidden", [2, 12])
+    shared = b.weight(12, 12, fan_in=12, name="shared.weight")
+    graphs = {}
+    for name in ("then", "else"):
+        out = helper.make_tensor_value_info(f"{name}_out", TensorProto.FLOAT, [2, 12])
+        node = helper.make_node("MatMul", [hidden, shared], [out.name], name=f"{name}_matmul")
+        graphs[f"{name}_branch"] = helper.make_graph([node], name, [], [out])
+    branch = b.linear(b.op("If", flag, **graphs), 12, 4, "head1")
+    x = b.op("Relu", b.op("MatMul", b.linear(hidden, 12, 12, "embed"), shared))
+    x = b.op("Relu", b.linear(x, 12, 8, "fc"))
+    assert_random_removals_verify(b.build(branch, b.linear(x, 8, 5, "head2")), SEEDS)
+
+
+def test_sizes_as_outputs() -> None:
+    """A Shape that the model returns says what it said before."""
+    b = Builder("shape_output")
+    x = b.op("Relu", b.linear(b.source("hidden", [2, 10]), 10, 6, "fc1"))
+    model = b.build(b.op("Shape", x), b.op("Size", x), b.linear(x, 6, 5, "fc2"))
+    assert assert_random_removals_verify(model, SEEDS) == len(SEEDS)

@@ -199,6 +199,7 @@ class Surgeon:
         name, new.shape, new.type = old.name or "", old.shape, old.type
         outputs = self.model.graph.outputs
         outputs[:] = [new if value is old else value for value in outputs]
+        del self.values[new.name or ""]
         old.name = self.free(f"{name}_cut")
         new.name, self.values[old.name], self.values[name] = name, old, new
 

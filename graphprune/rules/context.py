@@ -144,10 +144,13 @@ class Relate:
 
     def freeze(self, slot: int, axis: int, text: str, mend: str = "") -> None:
         """Never remove anything of an input axis."""
-        axes = self._axes(self.node.inputs[slot])
+        self._freeze(self.node.inputs[slot], axis, text, mend)
+
+    def _freeze(self, name: str, axis: int, text: str, mend: str = "") -> None:
+        axes = self._axes(name)
         mine = axes[axis]
         if mine is None:
-            axes[axis] = self.frozen(self._size(self.node.inputs[slot], axis), text, mend)
+            axes[axis] = self.frozen(self._size(name, axis), text, mend)
         elif not mine.frozen:
             self.store.freeze(mine, self.why(text, mend))
 
@@ -162,10 +165,13 @@ class Relate:
 
     def freeze_all(self, slot: int, text: str, mend: str = "") -> None:
         """Freeze every axis of an input."""
-        name = self.node.inputs[slot]
+        self.freeze_value(self.node.inputs[slot], text, mend)
+
+    def freeze_value(self, name: str, text: str, mend: str = "") -> None:
+        """Freeze every axis of a value, such as one that the node's subgraphs read."""
         shape = self.graph.values[name].shape
         for axis in range(len(shape or ())):
-            self.freeze(slot, axis, text, mend)
+            self._freeze(name, axis, text, mend)
 
     def unlabelled(self, slot: int) -> bool:
         """Whether the input is a weight that no rule has labelled yet."""

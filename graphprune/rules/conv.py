@@ -107,6 +107,8 @@ def conv_transpose(r: Relate) -> None:
 def pool(r: Relate) -> None:
     """Windows on the spatial axes only; channels pass."""
     axes = _spatial(r, r.axis(0, 1))
+    if any(r.node.outputs[1:]):
+        r.freeze_all(0, "the second output counts positions along it")
     for slot in range(len(r.node.outputs)):
         r.out(axes, slot)
 

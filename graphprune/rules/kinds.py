@@ -62,9 +62,7 @@ def opaque(r: Relate, why: str) -> None:
         if name:
             r.freeze_all(slot, why)
     for name in r.node.captures:
-        for axis in r.state.types.get(name) or ():
-            if axis is not None and not axis.frozen:
-                r.store.freeze(axis, r.why(why))
+        r.freeze_value(name, why)
     for slot in range(len(r.node.outputs)):
         r.out_frozen(slot, why)
 

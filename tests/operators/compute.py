@@ -75,6 +75,7 @@ CASES: tuple[Case, ...] = (
     case("MaxPool", "n c 6", free="n c", kernel_shape=[2]),
     case("MaxPool", "n c h", free="n c h", kernel_shape=[1], note="kernel_one"),
     case("MaxPool", "n c 5 6", free="n c", kernel_shape=[2, 2], outputs=(True, False), note="2d"),
+    case("MaxPool", "n c 5 6", kernel_shape=[2, 2], outputs=(True, True), note="indices"),
     case("AveragePool", "n c 6", free="n c", kernel_shape=[3], strides=[2]),
     case("LpPool", "n c 6", free="n c", kernel_shape=[2]),
     *(case(op, "n c 5 6", free="n c") for op in ("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool")),

@@ -73,6 +73,7 @@ CASES: tuple[Case, ...] = (
     case("Gather", "v c", "indices a", free="c", bound="v", note="computed"),
     case("Gather", "n c", "indices a b", free="n", bound="c", axis=-1, note="computed_last"),
     case("GatherElements", "n c", "indices n 3", free="", bound="c", axis=1),
+    case("GatherElements", "n c", lambda d: np.zeros((d["n"], 3), np.int64), free="n 3", axis=1, note="fixed"),
     case("GatherND", "a b c", "indices 4 1", free="b c", bound="a"),
     case("GatherND", "a b c", "indices a 1", free="c", bound="b", batch_dims=1, note="batch"),
     case("ScatterND", "a b c", "indices 4 1", "4 b c", free="b c", bound="a", sizes={"a": 5}),
