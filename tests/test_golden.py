@@ -234,6 +234,20 @@ def test_weights_that_branches_read() -> None:
     assert_random_removals_verify(b.build(branch, b.linear(x, 8, 5, "head2")), SEEDS)
 
 
+@pytest.mark.parametrize("opset", [7, 8, 9, 11, 13, 17])
+def test_old_operator_sets(opset: int) -> None:
+    """A symbolic batch, sizes computed in the graph, means: with what the operator set has."""
+    b = Builder("old", opset=opset)
+    x = b.op("Relu", b.linear(b.source("hidden", ["batch", 10]), 10, 12, "fc1"))
+    batch = b.op("Gather", b.op("Shape", x), b.ints(0), axis=0)
+    x = b.op("Reshape", x, b.op("Concat", batch, b.ints(3, 4), axis=0))
+    x = b.reshape(b.op("ReduceMean", x, axes=[1], keepdims=1), -1, 4)
+    model = b.build(
+        b.op("Div", b.linear(x, 4, 5, "fc2"), b.op("Cast", b.op("Gather", b.op("Shape", x), b.ints(1)), to=1))
+    )
+    assert assert_random_removals_verify(model, SEEDS) == len(SEEDS)
+
+
 def test_sizes_as_outputs() -> None:
     """A Shape that the model returns says what it said before."""
     b = Builder("shape_output")

@@ -166,9 +166,8 @@ class Surgeon:
         for op, which in (("Mul", 0), ("Div", 1)) if factors else ():
             vector = np.array([factors.get(i, (1, 1))[which] for i in range(len(array))])
             old = self.insert(op, [old, self._ints(f"{base}_{op.lower()}", vector)], {}, target)
-        known = self._bools(f"{base}_known", array != COMPUTED)
-        fixed = self._ints(f"{base}_kept", np.where(array == COMPUTED, 1, array))
-        return self.insert("Where", [known, fixed, old], {}, target)
+        computed = array == COMPUTED
+        return self.overlay(old, computed, np.where(computed, 1, array), target)
 
     def _hold_sizes(self, target: ir.Node, change: Change) -> None:
         """Hold an output of sizes at its original entries, for everything that reads it."""
@@ -181,9 +180,11 @@ class Surgeon:
             factors = np.array([change.regrown.get(i, (1, 1))[which] for i in entries]).reshape(shape)
             held = self._after(held, op, held, self._ints(f"{name}_{op.lower()}", factors))
         if change.fixed:
-            cut = self._bools(f"{name}_cut", np.array([i in change.fixed for i in entries]).reshape(shape))
-            sizes = np.array([change.fixed.get(i, 0) for i in entries]).reshape(shape)
-            held = self._after(held, "Where", cut, self._ints(f"{name}_original", sizes), held)
+            keep = np.array([i not in change.fixed for i in entries]).reshape(shape)
+            sizes = np.array([change.fixed.get(i, 0) for i in entries], np.int64).reshape(shape)
+            maker = held.producer()
+            assert maker is not None
+            held = self.overlay(held, keep, sizes, maker, after=True)
         for user, slot in users:
             user.replace_input_with(slot, held)
         self._hand_over(out, held)
@@ -193,6 +194,18 @@ class Surgeon:
         maker = value.producer()
         assert maker is not None
         return self.insert(op, inputs, {}, maker, after=True)
+
+    def overlay(self, value: ir.Value, keep: Array, other: Array, at: ir.Node, *, after: bool = False) -> ir.Value:
+        """``value`` where ``keep``, else ``other``, made beside ``at``; Where only came with opset 9."""
+        if self.model.graph.opset_imports.get("", 1) >= 9:
+            operands = [self._bools(f"{value.name}_mask", keep), value, self.constant(f"{value.name}_fixed", other)]
+            return self.insert("Where", operands, {}, at, after=after)
+        factors, terms = keep.astype(other.dtype), np.where(keep, np.zeros_like(other), other)
+        held = self.insert("Mul", [value, self.constant(f"{value.name}_mask", factors)], {}, at, after=after)
+        maker = held.producer()
+        if not terms.any() or maker is None:
+            return held
+        return self.insert("Add", [held, self.constant(f"{value.name}_fixed", terms)], {}, maker, after=True)
 
     def _hand_over(self, old: ir.Value, new: ir.Value) -> None:
         """Give a new value the name of an old one, and its place among the graph outputs."""

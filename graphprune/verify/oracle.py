@@ -52,12 +52,7 @@ def _mask_input(surgeon: Surgeon, node: Node, slot: int, axis: int) -> None:
     mask[kept] = True
     mask = mask.reshape([-1 if a == axis else 1 for a in range(len(facts.shape))])
     zero = np.zeros((), ir.DataType[facts.dtype.upper()].numpy())
-    operands = [
-        surgeon.constant(f"{value.name}_mask", mask),
-        value,
-        surgeon.constant(f"{value.name}_zero", zero),
-    ]
-    target.replace_input_with(slot, surgeon.insert("Where", operands, {}, target))
+    target.replace_input_with(slot, surgeon.overlay(value, mask, zero, target))
 
 
 def _run_restricted(surgeon: Surgeon, node: Node) -> None:
