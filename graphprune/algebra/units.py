@@ -145,7 +145,7 @@ class Units:
     def why(self, axis: Axis) -> Ids:
         """Reason id per position, shape (n,): 0 where the position can be removed."""
         if axis.units is None:
-            return np.full(axis.n, axis.why, np.int32)
+            return np.full(max(axis.n, 0), axis.why, np.int32)  # a size that data decides is negative
         units = self._expand(axis.units)
         why = self._why[units]
         free = ((units > 0) & (why == 0)).any(axis=1)

@@ -6,8 +6,8 @@ import numpy as np
 import onnx_ir as ir
 
 from graphprune.errors import InputError
-from graphprune.graph.infer import tensor_shape
 from graphprune.graph.model import Graph
+from graphprune.graph.scopes import tensor_shape
 
 _CONTRACTIONS = {"Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN"}
 _FLOATS = {"float", "double", "float16", "bfloat16"}

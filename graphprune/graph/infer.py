@@ -18,19 +18,17 @@ import onnx
 import onnx_ir as ir
 from onnx import defs, helper, shape_inference
 
+from graphprune.graph.control import UNKNOWN, BadSizes, infer_control, is_control
 from graphprune.graph.evaluate import MAX_KNOWN, Evaluator
+from graphprune.graph.scopes import constant_tensor, tensor_shape
 
 Shape = tuple[int, ...]
 Typed = tuple[int, Shape | None]
-UNKNOWN = -1
 MAX_SETTING = 8  # float operands such as the scales of a Resize
-_WITH_SUBGRAPHS = {"If", "Loop", "Scan", "SequenceMap"}
+_RECURRENT = {"LSTM", "GRU", "RNN"}
+_OPAQUE_GRAPHS = {"Scan", "SequenceMap"}
 # Operators whose schema, if there is one, leaves the output shape open although it is the first input's.
 _SAME_SHAPE = {"GroupNormalization", "Dropout", "MeanVarianceNormalization", "Gelu", "QuickGelu"}
-
-
-class BadSizes(Exception):
-    """The graph cannot run at the probed input sizes."""
 
 
 @dataclass(slots=True)
@@ -41,11 +39,13 @@ class Facts:
         shapes: Sizes per value, UNKNOWN where data decides, None where the rank is unknown.
         dtypes: ONNX element type per value, 0 when unknown.
         known: Contents that follow from sizes and integer constants.
+        failed: Number of branches that cannot run at these sizes.
     """
 
     shapes: dict[str, Shape | None] = field(default_factory=dict)
     dtypes: dict[str, int] = field(default_factory=dict)
     known: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict)
+    failed: int = 0
 
 
 @dataclass(slots=True)
@@ -76,11 +76,11 @@ def infer(model: ir.Model, sizes: Mapping[str, Shape], caches: Caches | None = N
     Raises:
         BadSizes: The operators' shape functions reject these sizes, or a size becomes zero or negative.
     """
-    return _Pass(model, sizes, caches or Caches.of(model)).run()
+    return Pass(model, sizes, caches or Caches.of(model)).run()
 
 
-class _Pass:
-    """One forward pass; holds the caches that make it cheap."""
+class Pass:
+    """One forward pass; holds the caches that make it cheap. Control flow calls back into it."""
 
     def __init__(self, model: ir.Model, sizes: Mapping[str, Shape], caches: Caches) -> None:
         self.model = model
@@ -91,35 +91,52 @@ class _Pass:
         self.caches = caches
 
     def run(self) -> Facts:
+        """Facts of the whole model."""
         graph = self.model.graph
         if self.caches.stored is None:
-            for name, value in graph.initializers.items():
-                self._stored(name, value.const_value, value)
+            self.initializers(graph)
             self.caches.stored = _copied(self.facts)
         self.facts = _copied(self.caches.stored)
         for value in graph.inputs:
             if value.name is not None and value.name not in graph.initializers:
-                self._put(value.name, int(value.dtype or 0), self.sizes.get(value.name))
+                self.put(value.name, int(value.dtype or 0), self.sizes.get(value.name))
         for node in graph:
-            self._node(node)
+            self.node(node)
         return self.facts
 
-    def _put(self, name: str | None, dtype: int, shape: Shape | None) -> None:
+    def body(self, graph: ir.Graph) -> None:
+        """Go through a graph inside a node whose inputs are typed already."""
+        self.initializers(graph)
+        for node in graph:
+            self.node(node)
+
+    def typed(self, value: ir.Value | None) -> Typed:
+        """Element type and sizes of a value."""
+        name = (value.name or "") if value is not None else ""
+        return self.facts.dtypes.get(name, 0), self.facts.shapes.get(name)
+
+    def initializers(self, graph: ir.Graph) -> None:
+        """Types of a graph's stored tensors."""
+        for name, value in graph.initializers.items():
+            self._stored(name, value.const_value, value)
+
+    def put(self, name: str | None, dtype: int, shape: Shape | None) -> None:
+        """Note the type of a value."""
         if name:
             self.facts.shapes[name] = shape
             self.facts.dtypes[name] = dtype
 
     def _know(self, name: str, array: np.ndarray[Any, Any]) -> None:
         self.facts.known[name] = array
-        self._put(name, int(ir.DataType.from_numpy(array.dtype)), array.shape)
+        self.put(name, int(ir.DataType.from_numpy(array.dtype)), array.shape)
 
     def _stored(self, name: str, tensor: ir.TensorProtocol | None, value: ir.Value) -> None:
         """A constant of the file: integers and scalars are known, the rest are weights."""
         if tensor is None:
-            self._put(name, int(value.dtype or 0), _static(value.shape))
+            self.put(name, int(value.dtype or 0), _static(value.shape))
             return
         shape = tensor_shape(tensor)
-        self._put(name, int(tensor.dtype), shape)
+        self.put(name, int(tensor.dtype), shape)
         size = math.prod(shape)
         index_like = tensor.dtype in (ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL)
         if size <= (MAX_KNOWN if index_like else 1) and tensor.dtype != ir.DataType.STRING:
@@ -127,12 +144,15 @@ class _Pass:
         elif size <= MAX_SETTING and tensor.dtype == ir.DataType.FLOAT:
             self.caches.settings[name] = tensor.numpy()
 
-    def _node(self, node: ir.Node) -> None:
+    def node(self, node: ir.Node) -> None:
+        """Facts of a node's outputs."""
         op, standard = node.op_type, node.domain in ("", "ai.onnx")
         if op == "Constant" and standard:
             self._stored(node.outputs[0].name or "", constant_tensor(node), node.outputs[0])
         elif op in ("Shape", "Size") and standard:
             self._size(node)
+        elif is_control(node, self.opsets.get("", 1)):
+            infer_control(self, node)
         elif not (standard and self._evaluated(node)):
             self._typed(node)
 
@@ -140,7 +160,7 @@ class _Pass:
         name, out = node.inputs[0].name if node.inputs[0] else "", node.outputs[0].name or ""
         shape = self.facts.shapes.get(name or "")
         if shape is None or UNKNOWN in shape:
-            self._put(
+            self.put(
                 out,
                 onnx.TensorProto.INT64,
                 None if shape is None or node.op_type == "Size" else (len(shape),),
@@ -176,7 +196,9 @@ class _Pass:
 
     def _typed(self, node: ir.Node) -> None:
         """Types of the outputs by the operator's shape function, else what the file says of them."""
-        graphs = node.op_type in _WITH_SUBGRAPHS
+        if node.op_type in _RECURRENT:
+            self._check_states(node)
+        graphs = node.op_type in _OPAQUE_GRAPHS
         schema = None if graphs else self._schema(node)
         found = () if schema is None else self._by_schema(node, schema)
         for value, typed in zip_longest(node.outputs, found):
@@ -187,7 +209,15 @@ class _Pass:
             if shape is None and node.op_type in _SAME_SHAPE and node.inputs[0] is not None:
                 source = node.inputs[0].name or ""
                 dtype, shape = dtype or self.facts.dtypes.get(source, 0), self.facts.shapes.get(source)
-            self._put(name, dtype, shape)
+            self.put(name, dtype, shape)
+
+    def _check_states(self, node: ir.Node) -> None:
+        """Shape functions do not compare the batch of initial states with that of the sequence; runtimes do."""
+        batch = 0 if node.attributes.get_int("layout", 0) else 1
+        found = [self.typed(v)[1] for v in (node.inputs[0], *node.inputs[5:7]) if v is not None]
+        sizes = {s[batch] for s in found if s is not None and len(s) == 3 and s[batch] != UNKNOWN}
+        if len(sizes) > 1:
+            raise BadSizes(f"{node.op_type} {node.name or ''}: sequence and initial state differ in their batch")
 
     def _schema(self, node: ir.Node) -> defs.OpSchema | None:
         key = (node.domain, node.op_type)
@@ -251,25 +281,8 @@ class _Pass:
         return tuple(d if isinstance(d, int) else UNKNOWN for d in value.shape)
 
 
-def constant_tensor(node: ir.Node) -> ir.TensorProtocol:
-    """Content of a Constant node, whichever attribute holds it."""
-    for name, attr in node.attributes.items():
-        if name == "value":
-            return attr.as_tensor()
-        if name in ("value_float", "value_floats"):
-            return ir.tensor(np.array(attr.value, np.float32))
-        if name in ("value_int", "value_ints"):
-            return ir.tensor(np.array(attr.value, np.int64))
-    return ir.tensor(np.array([], np.float32))
-
-
 def _copied(facts: Facts) -> Facts:
     return Facts(dict(facts.shapes), dict(facts.dtypes), dict(facts.known))
-
-
-def tensor_shape(tensor: ir.TensorProtocol) -> Shape:
-    """Sizes of a stored tensor."""
-    return tuple(int(d) for d in tensor.shape if isinstance(d, int))
 
 
 def _static(shape: ir.Shape | None) -> Shape | None:

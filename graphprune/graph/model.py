@@ -67,6 +67,8 @@ class Node:
         scope: The exporter's module path, if it left one.
         captures: Values of the outer scope that subgraphs read.
         fused: Names of the file's nodes that this one stands for, in order.
+        times: How often it runs in one run of the model: the turns of the loops around it, as far as they are fixed.
+        boundary: True at the edge of a control-flow body, where inputs and outputs are not those of the file's node.
     """
 
     name: str
@@ -79,6 +81,8 @@ class Node:
     scope: str = ""
     captures: tuple[str, ...] = ()
     fused: tuple[str, ...] = ()
+    times: int = 1
+    boundary: bool = False
 
     @property
     def key(self) -> str:

@@ -14,12 +14,15 @@ import onnx_ir as ir
 
 from graphprune.errors import InputError
 from graphprune.graph.checks import check_structure
+from graphprune.graph.control import is_control, unrolled
 from graphprune.graph.fuse import fuse_permutations
-from graphprune.graph.infer import Facts, Shape, constant_tensor
+from graphprune.graph.infer import Facts, Shape
 from graphprune.graph.model import Array, Graph, Node, Value, Weight
 from graphprune.graph.probe import probe, real_inputs
+from graphprune.graph.scopes import constant_tensor, graphs, initializers, nodes_of, one_scope, source_nodes
 from graphprune.graph.sizes import file_bytes
 
+_VIEWS = {"Slice", "Split"}  # several of them read the parts of one tensor
 _SCOPE_KEYS = ("pkg.torch.onnx.name_scopes", "namespace")
 Source = str | Path | onnx.ModelProto | ir.Model
 
@@ -39,6 +42,7 @@ def load(source: Source, *, input_shapes: Mapping[str, Shape] | None = None) -> 
     """
     model, name = read_model(source)
     check_structure(model, name)
+    model = one_scope(model)
     facts, sizes = probe(model, name, input_shapes)
     return _build(model, name, facts, sizes)
 
@@ -69,10 +73,9 @@ def _first_line(error: BaseException) -> str:
 
 def all_tensors(model: ir.Model) -> Iterator[tuple[str, ir.TensorProtocol]]:
     """Every stored tensor of the model with a name for messages, subgraphs and functions included."""
-    for graph in (model.graph, *model.graph.subgraphs()):
-        for name, value in graph.initializers.items():
-            if value.const_value is not None:
-                yield name, value.const_value
+    for name, value in initializers(model):
+        assert value.const_value is not None
+        yield name, value.const_value
     for node in model.graph.all_nodes():
         for attr in node.attributes.values():
             if isinstance(attr, ir.Attr) and attr.type == ir.AttributeType.TENSOR:
@@ -109,7 +112,7 @@ def _build(model: ir.Model, name: str, facts: list[Facts], sizes: list[dict[str,
     weights = {w.name: w for w in (*_stored_weights(model, facts[0]), *_fills(model, facts))}
     known = {n: a for n, a in facts[0].known.items() if n not in weights}
     fixed = {n: a for n, a in known.items() if _same(a, facts[-1].known.get(n))}
-    nodes = [n for n in _named_nodes(model) if not n.outputs or n.outputs[0] not in weights]
+    nodes = [n for n in _neutral(model, facts[0]) if not n.outputs or n.outputs[0] not in weights]
     nodes, weights = _clone_shared(nodes, weights, values, outputs)
     return Graph(
         name=name,
@@ -152,17 +155,17 @@ def _dtype_name(code: int) -> str:
 
 def _stored_weights(model: ir.Model, facts: Facts) -> Iterator[Weight]:
     """Initializers and Constant nodes."""
-    for name, value in model.graph.initializers.items():
-        if value.const_value is not None:
-            yield _weight(name, value.const_value, "initializer", facts)
-    for node in model.graph:
+    for name, value in initializers(model):
+        assert value.const_value is not None
+        yield _weight(name, value.const_value, "initializer", facts)
+    for node in nodes_of(model.graph):
         if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
             yield _weight(node.outputs[0].name or "", constant_tensor(node), "constant", facts)
 
 
 def _fills(model: ir.Model, facts: list[Facts]) -> Iterator[Weight]:
     """Float tensors that a ConstantOfShape node makes from a fixed shape."""
-    for node in model.graph:
+    for node in nodes_of(model.graph):
         name = node.outputs[0].name or ""
         shape = facts[0].shapes.get(name)
         if node.op_type != "ConstantOfShape" or node.domain not in ("", "ai.onnx") or name in facts[0].known:
@@ -180,33 +183,43 @@ def _weight(name: str, tensor: ir.TensorProtocol, origin: str, facts: Facts) -> 
     return Weight(name, name, facts.shapes[name] or (), _dtype_name(facts.dtypes[name]), origin, tensor.numpy)
 
 
-def source_nodes(model: ir.Model) -> Iterator[tuple[str, ir.Node]]:
-    """Nodes of the main graph with the unique names the neutral graph uses for them."""
-    taken: Counter[str] = Counter()
-    for index, node in enumerate(model.graph):
-        name = node.name or f"{node.op_type}_{index}"
-        taken[name] += 1
-        yield name if taken[name] == 1 else f"{name}#{taken[name]}", node
-
-
-def _named_nodes(model: ir.Model) -> Iterator[Node]:
-    """Neutral nodes; Constant nodes are weights, not nodes."""
+def _neutral(model: ir.Model, facts: Facts) -> Iterator[Node]:
+    """Neutral nodes, those of inner graphs in line; Constant nodes are weights, not nodes."""
+    names = {id(node): name for name, node in source_nodes(model)}
     opsets = dict(model.graph.opset_imports)
-    for name, node in source_nodes(model):
-        if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
-            continue
-        domain = "" if node.domain == "ai.onnx" else node.domain
-        yield Node(
-            name=name,
-            op=node.op_type,
-            domain=domain,
-            version=opsets.get(domain, 1),
-            inputs=tuple(v.name or "" if v is not None else "" for v in node.inputs),
-            outputs=tuple(v.name or "" for v in node.outputs),
-            attrs={k: _attr(a) for k, a in node.attributes.items()},
-            scope=next((node.metadata_props[k] for k in _SCOPE_KEYS if k in node.metadata_props), ""),
-            captures=tuple(_captures(node)),
-        )
+
+    def of(graph: ir.Graph, times: int) -> Iterator[Node]:
+        for node in graph:
+            if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
+                continue
+            plain = _plain(node, names[id(node)], opsets, times)
+            if not is_control(node, plain.version):
+                yield plain
+                continue
+            enter, bodies, leave = unrolled(node, plain, facts)
+            if enter is not None:
+                yield enter
+            for body, turns in bodies:
+                yield from of(body, times * turns)
+            yield leave
+
+    yield from of(model.graph, 1)
+
+
+def _plain(node: ir.Node, name: str, opsets: Mapping[str, int], times: int) -> Node:
+    domain = "" if node.domain == "ai.onnx" else node.domain
+    return Node(
+        name=name,
+        op=node.op_type,
+        domain=domain,
+        version=opsets.get(domain, 1),
+        inputs=tuple(v.name or "" if v is not None else "" for v in node.inputs),
+        outputs=tuple(v.name or "" for v in node.outputs),
+        attrs={k: _attr(a) for k, a in node.attributes.items()},
+        scope=next((node.metadata_props[k] for k in _SCOPE_KEYS if k in node.metadata_props), ""),
+        captures=tuple(_captures(node)),
+        times=times,
+    )
 
 
 def _attr(attr: Any) -> Any:
@@ -217,9 +230,8 @@ def _attr(attr: Any) -> Any:
 
 def _captures(node: ir.Node) -> list[str]:
     """Outer values that the node's subgraphs read."""
-    subgraphs = [a.as_graph() for a in node.attributes.values() if a.type == ir.AttributeType.GRAPH]
     out: dict[str, None] = {}
-    for graph in subgraphs:
+    for graph in graphs(node):
         inner = {id(v) for v in (*graph.inputs, *graph.initializers.values())}
         nodes = list(graph.all_nodes())
         inner |= {id(v) for n in nodes for v in n.outputs}
@@ -241,7 +253,8 @@ def _clone_shared(
     alias = _aliases(nodes, weights)
     uses = Counter(alias.get(i, i) for n in nodes for i in n.inputs)
     uses.update(alias.get(i, i) for n in nodes for i in n.captures)
-    shared = {w for w, count in uses.items() if count > 1 and w in weights and _cloneable(weights[w])}
+    passed = {alias.get(i, i) for n in nodes if n.boundary or n.op in _VIEWS for i in n.inputs}
+    shared = {w for w, n in uses.items() if n > 1 and w in weights and w not in passed and _cloneable(weights[w])}
     if not shared:
         return nodes, weights
     out = []

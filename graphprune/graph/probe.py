@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import onnx_ir as ir
 
 from graphprune.errors import InputError
-from graphprune.graph.infer import BadSizes, Caches, Facts, Shape, infer
+from graphprune.graph.control import BadSizes
+from graphprune.graph.infer import Caches, Facts, Shape, infer
 
 # Pairs of sizes tried in turn for an axis that is not the batch: images first want a usual resolution,
 # sequences a short length; a front end that needs more (audio frames) fails and moves on.
@@ -15,8 +16,10 @@ from graphprune.graph.infer import BadSizes, Caches, Facts, Shape, infer
 _IMAGE = ((224, 256), (64, 96), (320, 352), (320, 352), (640, 768), (1024, 1280))
 _LINE_HEIGHT = {2: 48, 3: 32}
 _SEQUENCE = ((32, 48), (128, 160), (512, 640), (2048, 2560), (16000, 16320))
-_AUDIO = ((16000, 16320), (512, 640), (128, 160))
+_AUDIO = ((16000, 16320), (512, 640), (256, 288), (128, 160))
 _BATCH = (1, 2)
+_NAMELESS_BATCH = "batch?"
+Symbol = Callable[[ir.Value, int], str | None]
 
 
 def probe(
@@ -34,6 +37,7 @@ def probe(
     """
     given = _checked(model, name, given or {})
     last: BadSizes | None = None
+    best: tuple[list[Facts], list[dict[str, Shape]]] | None = None
     caches = Caches.of(model)
     for pair in _candidates(model, given):
         try:
@@ -43,13 +47,24 @@ def probe(
         except BadSizes as error:
             last = error
             continue
-        if all(_usable(model, f) for f in facts):
-            return facts, [pair[0], pair[1]][: len(facts)]
-        last = last or BadSizes("an output becomes empty")
+        if not all(_usable(model, f) for f in facts):
+            last = last or BadSizes("an output becomes empty")
+            continue
+        if best is None or _failed(facts) < _failed(best[0]):
+            best = facts, [pair[0], pair[1]][: len(facts)]
+        if not _failed(facts):
+            break  # else there may be sizes at which more branches can run
+    if best is not None:
+        return best
     raise InputError(
         f"{name}: the graph cannot run at any size tried for its inputs ({last}); "
         "if its axes are dynamic, give sizes that work with --input-shape NAME:1,3,224,224"
     )
+
+
+def _failed(facts: list[Facts]) -> int:
+    """Branches that cannot run at the probed sizes."""
+    return sum(f.failed for f in facts)
 
 
 def _checked(model: ir.Model, name: str, given: Mapping[str, Shape]) -> dict[str, Shape]:
@@ -80,20 +95,23 @@ def _candidates(model: ir.Model, given: Mapping[str, Shape]) -> Iterator[tuple[d
     """Input sizes to try, each as a pair of probes; distinct symbols first get distinct sizes."""
     inputs = real_inputs(model)
     if all(v.shape is not None and all(isinstance(d, int) and d > 0 for d in v.shape) for v in inputs):
-        sizes = {v.name or "": _sizes(v, {}, 0, given) for v in inputs}
+        sizes = {v.name or "": _sizes(v, {}, 0, given, _symbol) for v in inputs}
         yield sizes, sizes
         return
     rounds = max(len(_IMAGE), len(_SEQUENCE))
-    for spread in (1, 0):
-        for attempt in range(rounds):
-            pair = {**_assign(inputs, attempt, spread), **_bound(inputs, given, attempt)}
-            yield (
-                {v.name or "": _sizes(v, pair, 0, given) for v in inputs},
-                {v.name or "": _sizes(v, pair, 1, given) for v in inputs},
-            )
+    for symbol in (_symbol, _batch_symbol):
+        for spread in (1, 0):
+            for attempt in range(rounds):
+                pair = {**_assign(inputs, attempt, spread, symbol), **_bound(inputs, given, attempt, symbol)}
+                yield (
+                    {v.name or "": _sizes(v, pair, 0, given, symbol) for v in inputs},
+                    {v.name or "": _sizes(v, pair, 1, given, symbol) for v in inputs},
+                )
 
 
-def _bound(inputs: list[ir.Value], given: Mapping[str, Shape], attempt: int) -> dict[str, tuple[int, int]]:
+def _bound(
+    inputs: list[ir.Value], given: Mapping[str, Shape], attempt: int, symbol_of: Symbol
+) -> dict[str, tuple[int, int]]:
     """For dynamic axes whose size the user gave: that size, and another one to tell what follows it.
 
     The second size is varied until the graph runs; where none works the axis counts as fixed.
@@ -101,14 +119,14 @@ def _bound(inputs: list[ir.Value], given: Mapping[str, Shape], attempt: int) -> 
     out: dict[str, tuple[int, int]] = {}
     for value in inputs:
         for axis, size in enumerate(given.get(value.name or "", ())):
-            symbol = _symbol(value, axis) if value.shape is not None else None
+            symbol = symbol_of(value, axis) if value.shape is not None else None
             if symbol is not None:
                 others = (size + 1,) * 4 if axis == 0 else (size + 32, 2 * size, size + 8, size + 1)
                 out[symbol] = (size, others[attempt] if attempt < len(others) else size)
     return out
 
 
-def _assign(inputs: list[ir.Value], attempt: int, spread: int) -> dict[str, tuple[int, int]]:
+def _assign(inputs: list[ir.Value], attempt: int, spread: int, symbol_of: Symbol) -> dict[str, tuple[int, int]]:
     """Two sizes for every symbol."""
     out: dict[str, tuple[int, int]] = {}
     used = 0
@@ -119,10 +137,10 @@ def _assign(inputs: list[ir.Value], attempt: int, spread: int) -> dict[str, tupl
         ladder = _IMAGE if image else _AUDIO if audio else _SEQUENCE
         base = ladder[min(attempt, len(ladder) - 1)]
         for axis in range(rank):
-            symbol = _symbol(value, axis)
+            symbol = symbol_of(value, axis)
             if symbol is None or symbol in out:
                 continue
-            if axis == 0:
+            if axis == 0 or symbol == _NAMELESS_BATCH:
                 out[symbol] = _BATCH
                 continue
             if image and axis == 2 and attempt in _LINE_HEIGHT:
@@ -142,17 +160,26 @@ def _symbol(value: ir.Value, axis: int) -> str | None:
     text = str(dim.value or "") if isinstance(dim, ir.SymbolicDim) else ""
     if any(c.isalnum() for c in text):
         return text
-    return "batch?" if axis == 0 else f"{value.name}?{axis}"
+    return _NAMELESS_BATCH if axis == 0 else f"{value.name}?{axis}"
 
 
-def _sizes(value: ir.Value, pair: Mapping[str, tuple[int, int]], which: int, given: Mapping[str, Shape]) -> Shape:
+def _batch_symbol(value: ir.Value, axis: int) -> str | None:
+    """As ``_symbol``, with nameless inner axes taken for the batch: a recurrent state is (layers, ?, width)."""
+    symbol = _symbol(value, axis)
+    middle = value.shape is not None and 0 < axis < len(value.shape) - 1
+    return _NAMELESS_BATCH if middle and symbol == f"{value.name}?{axis}" else symbol
+
+
+def _sizes(
+    value: ir.Value, pair: Mapping[str, tuple[int, int]], which: int, given: Mapping[str, Shape], symbol_of: Symbol
+) -> Shape:
     name = value.name or ""
     if value.shape is None:
         return given.get(name, ())
     bindings = {symbol: sizes[which] for symbol, sizes in pair.items()}
     out = []
     for axis, dim in enumerate(value.shape):
-        symbol = _symbol(value, axis)
+        symbol = symbol_of(value, axis)
         if symbol is not None:
             out.append(_evaluate(dim, bindings) or bindings[symbol])
         elif isinstance(dim, int):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from graphprune.graph.scopes import initializers
+
 SMALL = 1024
 _ONE_FILE = 1 << 30
 
@@ -18,7 +20,7 @@ def file_bytes(model: ir.Model) -> int:
 
 def weight_bytes(model: ir.Model) -> int:
     """Bytes of all initializers."""
-    return sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
+    return sum(v.const_value.nbytes for _, v in initializers(model) if v.const_value is not None)
 
 
 def cloned(model: ir.Model) -> ir.Model:
@@ -39,10 +41,9 @@ def cloned(model: ir.Model) -> ir.Model:
 def structure_bytes(model: ir.Model) -> int:
     """Bytes of everything but the initializers' content."""
     clone = model.clone()
-    for value in clone.graph.initializers.values():
-        if value.const_value is not None and value.const_value.nbytes > 64:
-            value.const_value = None
-    names = [n for n, v in clone.graph.initializers.items() if v.const_value is None]
-    for name in names:
-        del clone.graph.initializers[name]
-    return int(ir.to_proto(clone).ByteSize()) + 40 * len(names)
+    large = [v for _, v in initializers(clone) if v.const_value is not None and v.const_value.nbytes > 64]
+    for value in large:
+        if value.graph is not None:
+            del value.graph.initializers[value.name or ""]
+        value.const_value = None
+    return int(ir.to_proto(clone).ByteSize()) + 40 * len(large)

@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from graphprune.errors import InputError
 from graphprune.graph.onnx import external_files
+from graphprune.graph.scopes import initializers
 from graphprune.graph.sizes import cloned, weight_bytes
 from graphprune.plan import Plan
 
@@ -31,7 +32,7 @@ def stamp(model: ir.Model, plan: Plan, *, verified: bool) -> None:
 
 def has_external(model: ir.Model) -> bool:
     """Whether any initializer lives outside the file."""
-    return any(isinstance(v.const_value, ir.ExternalTensor) for v in model.graph.initializers.values())
+    return any(isinstance(v.const_value, ir.ExternalTensor) for _, v in initializers(model))
 
 
 def check_output(output: Path, *sources: Path) -> None:

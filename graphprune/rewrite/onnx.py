@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from graphprune.coupling.cut import Cut
 from graphprune.graph.model import Array, Weight
-from graphprune.rewrite.surgeon import Surgeon
+from graphprune.rewrite.surgeon import Surgeon, forget_shape, home
 from graphprune.rules.edit import Kept
 
 _LAZY_BYTES = 1 << 20
@@ -107,7 +107,6 @@ class _Rewriter(Surgeon):
 
     def _drop_dead(self) -> None:
         """Remove what only computed operands that were replaced."""
-        graph = self.model.graph
         queue = self.touched
         while queue:
             value = queue.pop()
@@ -115,22 +114,23 @@ class _Rewriter(Surgeon):
                 continue
             producer = value.producer()
             if producer is None:
-                if value.name in graph.initializers:
-                    del graph.initializers[value.name or ""]
-            elif producer.graph is graph and not any(o.uses() or o.is_graph_output() for o in producer.outputs):
+                if value.is_initializer() and value.graph is not None:
+                    del value.graph.initializers[value.name or ""]
+            elif not any(o.uses() or o.is_graph_output() for o in producer.outputs):
                 queue.extend(v for v in producer.inputs if v is not None)
-                graph.remove(producer, safe=True)
+                home(producer).remove(producer, safe=True)
 
     def _cut_shapes(self) -> None:
         """Recorded shapes follow the cut; what cannot be told is dropped."""
+        interface = set(map(id, self.model.graph.inputs))
         for name, value in self.values.items():
-            if value.shape is None or value.const_value is not None or value.is_graph_input():
+            if value.shape is None or value.const_value is not None or id(value) in interface:
                 continue
             axes = range(len(value.shape))
             if len(self.cut.deps.types.get(name) or ()) != len(axes):
                 if name in self.graph.values and self.graph.values[name].shape is not None:
                     continue
-                value.shape = None
+                forget_shape(value)
                 continue
             for a in axes:
                 kept = self.cut.kept(name, a)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from graphprune.coupling.cut import Cut
-from graphprune.graph.infer import tensor_shape
 from graphprune.graph.model import Array, Node
-from graphprune.graph.onnx import source_nodes
+from graphprune.graph.scopes import all_values, source_nodes, tensor_shape
 from graphprune.rules.edit import COMPUTED, Change
 
 _FREE_INITIALIZERS = 4  # before this IR version every initializer has to be a graph input as well
@@ -25,7 +24,7 @@ class Surgeon:
         self.graph = cut.deps.source
         self.model: ir.Model = self.graph.source.clone()
         self.nodes: dict[str, ir.Node] = dict(source_nodes(self.model))
-        self.values: dict[str, ir.Value] = dict(_all_values(self.model))
+        self.values: dict[str, ir.Value] = {v.name or "": v for v in all_values(self.model)}
         self.touched: list[ir.Value] = []
         self._made: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
 
@@ -90,7 +89,7 @@ class Surgeon:
             name=target.name,
             metadata_props=dict(target.metadata_props),
         )
-        self.model.graph.insert_before(target, new)
+        home(target).insert_before(target, new)
         old = target.outputs[0]
         name = old.name
         new.outputs[0].shape, new.outputs[0].type = old.shape, old.type
@@ -99,7 +98,7 @@ class Surgeon:
         new.outputs[0].name = name
         self.values[name or ""] = new.outputs[0]
         for part in [self.nodes[n] for n in node.fused[::-1]] or [target]:
-            self.model.graph.remove(part, safe=True)
+            home(part).remove(part, safe=True)
         self.nodes[node.name] = new
         return new
 
@@ -210,8 +209,7 @@ class Surgeon:
     def _hand_over(self, old: ir.Value, new: ir.Value) -> None:
         """Give a new value the name of an old one, and its place among the graph outputs."""
         name, new.shape, new.type = old.name or "", old.shape, old.type
-        outputs = self.model.graph.outputs
-        outputs[:] = [new if value is old else value for value in outputs]
+        replace_output(old, new)
         del self.values[new.name or ""]
         old.name = self.free(f"{name}_cut")
         new.name, self.values[old.name], self.values[name] = name, old, new
@@ -225,12 +223,12 @@ class Surgeon:
         name = self.free(f"{at.outputs[0].name}_{op.lower()}")
         out.name = node.name = name
         self.values[name] = out
-        (self.model.graph.insert_after if after else self.model.graph.insert_before)(at, node)
+        (home(at).insert_after if after else home(at).insert_before)(at, node)
         return out
 
     def _only_use(self, value: ir.Value) -> bool:
         """Whether a stored operand is read once, so that it can be changed in place."""
-        stored = value.name in self.model.graph.initializers or _is_constant(value.producer())
+        stored = value.is_initializer() or _is_constant(value.producer())
         return stored and len(value.uses()) == 1 and not value.is_graph_output() and not value.is_graph_input()
 
     def _overwrite(self, value: ir.Value, array: Array) -> None:
@@ -257,18 +255,28 @@ class Surgeon:
         return self._made[key]
 
 
+def home(node: ir.Node) -> ir.Graph:
+    """The graph that a node stands in."""
+    assert isinstance(node.graph, ir.Graph)
+    return node.graph
+
+
+def replace_output(old: ir.Value, new: ir.Value) -> None:
+    """Let a graph give out another value, if it gave out the old one."""
+    maker = old.producer()
+    if maker is not None and old.is_graph_output():
+        outputs = home(maker).outputs
+        outputs[:] = [new if value is old else value for value in outputs]
+
+
+def forget_shape(value: ir.Value) -> None:
+    """Drop the recorded sizes; what goes into or out of a body must keep its rank."""
+    edge = value.is_graph_input() or value.is_graph_output()
+    value.shape = ir.Shape([None] * len(value.shape)) if edge and value.shape is not None else None
+
+
 def _is_constant(node: ir.Node | None) -> bool:
     return node is not None and node.op_type == "Constant" and node.domain in ("", "ai.onnx")
-
-
-def _all_values(model: ir.Model) -> Iterator[tuple[str, ir.Value]]:
-    for value in model.graph.inputs:
-        yield value.name or "", value
-    yield from model.graph.initializers.items()
-    for node in model.graph:
-        for value in node.outputs:
-            if value.name:
-                yield value.name, value
 
 
 def _attribute(name: str, value: Any) -> ir.Attr:

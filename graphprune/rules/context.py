@@ -278,4 +278,4 @@ class Relate:
 
     def macs(self, factor: int, *axes: Axis) -> None:
         """Add multiply-accumulates: ``factor`` times the kept lengths of ``axes``."""
-        self.state.macs.append(Macs(self.node.name, factor, axes))
+        self.state.macs.append(Macs(self.node.name, factor * self.node.times, axes))

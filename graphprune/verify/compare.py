@@ -13,6 +13,7 @@ from graphprune.coupling.cut import Cut
 from graphprune.errors import VerificationError
 from graphprune.graph.model import Array, Graph
 from graphprune.rewrite.onnx import rewrite
+from graphprune.verify.branches import walk_branches
 from graphprune.verify.inner import box, exposed, inner_values, present
 from graphprune.verify.oracle import masked_reference
 from graphprune.verify.randomise import randomised
@@ -69,7 +70,11 @@ def verify_cut(
     Returns:
         The verdict; it never raises for a wrong model.
     """
-    problem = changed_interface(cut.deps.source.source, pruned) or check_valid(pruned)
+    original = cut.deps.source.source
+    problem = check_valid(pruned)
+    if problem and check_valid(original):
+        problem = ""  # the file was that way before
+    problem = changed_interface(original, pruned) or problem
     if problem:
         return _failed(f"is not valid: {problem}")
     for count, settings in ((samples, False), (samples, True), (_MANY * samples, False)):
@@ -93,18 +98,23 @@ def _compare(
     # An output behind a softmax or sigmoid is measured on that function's own scale, what feeds it on its own.
     scales = [1.0 if hidden.get(n) in (*inner, *graph.outputs) else 0.0 for n in names]
     masked, pruned = exposed(masked, graph, inner), exposed(pruned, graph, inner)
+    errors = np.zeros(len(names))
+
+    def differ(wanted: Sequence[Array], got: Sequence[Array]) -> None:
+        boxed = [box(cut, n, np.asarray(a)) for n, a in zip(names, wanted, strict=True)]
+        found = [_difference(a, b, s) for a, b, s in zip(boxed, got, scales, strict=True)]
+        np.maximum(errors, found, out=errors)
+
     try:
         reference, candidate = Runner(masked), Runner(pruned)
         pairs = [(reference(feed), candidate(feed)) for feed in inputs]
+        for wanted, got in pairs:
+            differ(wanted, got)
+        ways = walk_branches(graph, masked, pruned, inputs, differ)
     except CannotRun as refusal:
         return _failed(f"does not run: {refusal}")
     if all(_silent([np.asarray(wanted[i]) for wanted, _ in pairs], varied=varied) for i in range(len(names))):
         return _failed("gives no finite or only equal values, so nothing is proved; give --input-shape or --data")
-    errors = np.zeros(len(names))
-    for wanted, got in pairs:
-        boxed = [box(cut, n, np.asarray(a)) for n, a in zip(names, wanted, strict=True)]
-        found = [_difference(a, b, s) for a, b, s in zip(boxed, got, scales, strict=True)]
-        errors = np.maximum(errors, found)
     allowed = np.full(len(names), _tolerance(graph))
     if (errors > allowed).any():
         allowed = np.maximum(allowed, _FLOOR_FACTOR * _noise_floor(masked, inputs, scales, seed))
@@ -114,6 +124,7 @@ def _compare(
     error, tolerance = float(errors[worst]), float(allowed[worst])
     text = (
         f"{relation} the masked original: relative error {error:.2g} (allowed {tolerance:.2g}) on {len(inputs)} inputs"
+        f"{ways}"
     )
     return Verdict(passed, error, tolerance, len(inputs), text)
 

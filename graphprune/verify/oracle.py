@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from graphprune.coupling.cut import Cut
 from graphprune.graph.model import Node
-from graphprune.rewrite.surgeon import Surgeon
+from graphprune.rewrite.surgeon import Surgeon, forget_shape, replace_output
 from graphprune.rules.context import Site
 
 
@@ -30,9 +30,10 @@ def masked_reference(cut: Cut) -> ir.Model:
             continue
         for slot, axis in sorted({(s.slot, s.axis) for s in sites}):
             _mask_input(surgeon, node, slot, axis)
+    interface = {id(v) for v in (*surgeon.model.graph.inputs, *surgeon.model.graph.outputs)}
     for value in surgeon.values.values():
-        if value.const_value is None and not value.is_graph_input() and not value.is_graph_output():
-            value.shape = None
+        if value.const_value is None and id(value) not in interface:
+            forget_shape(value)
     return surgeon.model
 
 
@@ -91,3 +92,4 @@ def _spread(surgeon: Surgeon, target: ir.Node, slot: int, axis: int, index: np.n
     wide = surgeon.insert("Gather", [value, operand], {"axis": axis}, target, after=True)
     for user, place in users:
         user.replace_input_with(place, wide)
+    replace_output(value, wide)

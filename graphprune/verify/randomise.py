@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from graphprune.coupling.cut import Cut
 from graphprune.graph.model import Array, Weight
+from graphprune.graph.scopes import all_values
 
 _GLANCE = 64
 
@@ -27,11 +28,11 @@ def randomised(cut: Cut, seed: int) -> Cut | None:
     model: ir.Model = graph.source.clone()
     rng = np.random.default_rng(seed)
     content: dict[str, Array] = {}
-    made = {node.outputs[0].name: node for node in model.graph if node.outputs}
+    made = {v.name or "": v for v in all_values(model)}
     for name, weight in flat.items():
         array = _random(rng, weight.shape).astype(weight.read().dtype)
         content[name] = array
-        _replace(model, name, weight, ir.Tensor(array, name=name), made.get(name))
+        _replace(model, weight, ir.Tensor(array, name=name), made[name])
     weights = {n: _swapped(w, content.get(w.source)) for n, w in graph.weights.items()}
     twin = replace(graph, source=model, weights=weights)
     deps = replace(cut.deps, source=twin, state=replace(cut.deps.state, graph=twin))
@@ -64,16 +65,17 @@ def _swapped(weight: Weight, array: Array | None) -> Weight:
     return replace(weight, origin=origin, read=partial(np.asarray, array))
 
 
-def _replace(model: ir.Model, name: str, weight: Weight, tensor: ir.Tensor[Array], node: ir.Node | None) -> None:
+def _replace(model: ir.Model, weight: Weight, tensor: ir.Tensor[Array], value: ir.Value) -> None:
     """Put a tensor in the place of a stored one."""
-    if weight.origin == "initializer":
-        model.graph.initializers[name].const_value = tensor
-    elif node is not None and weight.origin == "constant":
+    node = value.producer()
+    if node is None:
+        value.const_value = tensor
+    elif weight.origin == "constant":
         node.attributes.clear()
         node.attributes["value"] = ir.AttrTensor("value", tensor)
-    elif node is not None:
-        old = node.outputs[0]
-        old.name = f"{name}_fill"
+    else:
+        name = value.name
+        value.name = f"{name}_fill"
         new = ir.Value(name=name, shape=ir.Shape(weight.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
         model.graph.register_initializer(new)
-        old.replace_all_uses_with(new)
+        value.replace_all_uses_with(new)

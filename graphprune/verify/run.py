@@ -13,7 +13,8 @@ import onnx_ir as ir
 
 from graphprune.errors import InputError
 from graphprune.graph.model import Array, Graph, Node
-from graphprune.graph.sizes import cloned
+from graphprune.graph.scopes import initializers
+from graphprune.graph.sizes import cloned, weight_bytes
 
 _IN_MEMORY = 1 << 30
 _PASSING = {
@@ -35,11 +36,6 @@ _PASSING = {
 
 class CannotRun(Exception):
     """onnxruntime refuses a model or its inputs."""
-
-
-def stored_bytes(model: ir.Model) -> int:
-    """Bytes of all initializers."""
-    return sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
 
 
 class Runner:
@@ -77,7 +73,7 @@ class Runner:
 
 
 def _loadable(model: ir.Model, folder: str) -> bytes | str:
-    if stored_bytes(model) < _IN_MEMORY and not _has_external(model):
+    if weight_bytes(model) < _IN_MEMORY and not _has_external(model):
         return bytes(ir.to_proto(model).SerializeToString())
     path = os.fspath(Path(folder) / "model.onnx")
     ir.save(cloned(model), path, external_data="model.data")
@@ -85,7 +81,7 @@ def _loadable(model: ir.Model, folder: str) -> bytes | str:
 
 
 def _has_external(model: ir.Model) -> bool:
-    return any(isinstance(v.const_value, ir.ExternalTensor) for v in model.graph.initializers.values())
+    return any(isinstance(v.const_value, ir.ExternalTensor) for _, v in initializers(model))
 
 
 def _short(error: BaseException) -> str:

@@ -5,7 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper, shape_inference
+from onnx import (
+    FunctionProto,
+    ModelProto,
+    NodeProto,
+    TensorProto,
+    ValueInfoProto,
+    helper,
+    numpy_helper,
+    shape_inference,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -176,3 +185,10 @@ class Builder:
         for value, typed in zip(model.graph.output, inferred.graph.output, strict=True):
             value.CopyFrom(typed)
         return model
+
+    def build_with(self, function: FunctionProto, output: str) -> ModelProto:
+        """The model with a local function; its output has the shape of its first input."""
+        graph = helper.make_graph(self.nodes, self.name, self.inputs, [], list(self.initializers.values()))
+        graph.output.add(name=output).type.CopyFrom(self.inputs[0].type)
+        opsets = [helper.make_opsetid("", self.opset), helper.make_opsetid(function.domain, 1)]
+        return helper.make_model(graph, opset_imports=opsets, functions=[function], ir_version=IR_VERSION)
