@@ -18,8 +18,7 @@ from graphprune.coupling.cut import Cut
 from graphprune.rewrite.onnx import rewrite
 from graphprune.rules import all_rules
 from tests.cuts import random_cut
-from tests.graphs import Builder
-from tests.graphs import GRAPHS
+from tests.graphs import GRAPHS, Builder
 from tests.operators import CASES, Case
 from tests.operators.case import Array, Built, size_of
 
