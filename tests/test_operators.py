@@ -6,6 +6,8 @@ analysis is which positions it claims to be removed together, and the rewritten 
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -20,7 +22,7 @@ from graphprune.rules import all_rules
 from tests.cuts import random_cut
 from tests.graphs import Builder
 from tests.operators import CASES, Case
-from tests.operators.case import Array, Built, size_of
+from tests.operators.case import Array, Built
 
 SEEDS = 4
 NOT_NODES = {"graphprune.AxisPermute"}  # made by the loader out of three nodes, see test_channel_shuffle
@@ -85,7 +87,18 @@ def _stored(full: dict[str, Array], name: str) -> str:
 
 
 def expected_units(built: Built) -> int:
-    return sum(size_of(t, built.sizes) for t in built.case.free.split()) + built.case.extra
+    return sum(built.case.counts(built.sizes).values()) + built.case.extra
+
+
+def check_axes(built: Built, deps: api.DependencyGraph) -> None:
+    """Every axis of every source is held by exactly the units that the case states: no more, no fewer."""
+    free = built.case.counts(built.sizes)
+    for name, words in built.sources.items():
+        for a, word in enumerate(words):
+            factors = {word} if word.isdigit() else {f for f in re.split(r"[*+]", word) if not f.isdigit()}
+            axis = deps.types[name][a] if name in deps.types else None
+            held = 0 if axis is None or axis.units is None else len(np.setdiff1d(axis.units, [0]))
+            assert held == sum(free[f] for f in factors & set(free)), f"{name}[{a}] = {word}"
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
@@ -96,6 +109,7 @@ def test_operator(one: Case, seed: int) -> None:
     model = built.whole(dict(zip(built.outs, plain, strict=True)))
     deps = api.analyze(model)
     assert deps.units == expected_units(built), {g.name: g.size for g in deps.groups}
+    check_axes(built, deps)
     for attempt in range(3):
         cut = random_cut(deps, 10 * seed + attempt)
         if cut is None:

@@ -15,10 +15,11 @@ import onnx_ir as ir
 from graphprune.errors import InputError
 from graphprune.graph.checks import check_structure
 from graphprune.graph.fuse import fuse_permutations
-from graphprune.graph.infer import Facts, Shape, constant_tensor
+from graphprune.graph.infer import Facts, constant_tensor
 from graphprune.graph.model import Array, Graph, Node, Value, Weight
 from graphprune.graph.probe import probe, real_inputs
 from graphprune.graph.sizes import file_bytes
+from graphprune.graph.types import Shape
 
 _SCOPE_KEYS = ("pkg.torch.onnx.name_scopes", "namespace")
 Source = str | Path | onnx.ModelProto | ir.Model
@@ -136,7 +137,7 @@ def _values(facts: list[Facts]) -> dict[str, Value]:
     out = {}
     for name, shape in first.shapes.items():
         other = second.shapes.get(name)
-        dtype = _dtype_name(first.dtypes.get(name, 0))
+        dtype = first.containers.get(name) or _dtype_name(first.dtypes.get(name, 0))
         if shape is None or other is None or len(shape) != len(other):
             out[name] = Value(name, None, (), dtype)
         else:

@@ -7,7 +7,7 @@ import numpy as np
 from graphprune.graph.model import Array
 from graphprune.rules.context import Relate
 from graphprune.rules.edit import Edit
-from graphprune.rules.kinds import no_labels, opaque
+from graphprune.rules.kinds import no_labels
 from graphprune.rules.registry import rule
 from graphprune.rules.reshape import sizes_const
 
@@ -182,12 +182,6 @@ def shape_entries(e: Edit) -> None:
 
 rule("Shape", kind="SIZES", edit=shape_entries)(no_labels)
 rule("Range", "RandomNormal", "RandomUniform", kind="SIZES")(no_labels)
-
-
-@rule("EyeLike", kind="SIZES")
-def eye_like(r: Relate) -> None:
-    """The output is as wide as the input."""
-    opaque(r, "a matrix of its size is made")
 
 
 def element_count(e: Edit) -> None:
