@@ -95,6 +95,8 @@ def check_axes(built: Built, deps: api.DependencyGraph) -> None:
     free = built.case.counts(built.sizes)
     for name, words in built.sources.items():
         for a, word in enumerate(words):
+            if word.startswith("?"):
+                continue
             factors = {word} if word.isdigit() else {f for f in re.split(r"[*+]", word) if not f.isdigit()}
             axis = deps.types[name][a] if name in deps.types else None
             held = 0 if axis is None or axis.units is None else len(np.setdiff1d(axis.units, [0]))

@@ -118,10 +118,10 @@ class Surgeon:
                 return
             value = self._overridden(target, base, old, array, factors, pieces)
         elif old is not None and self._only_use(old):
-            self._overwrite(old, _operand(array))
+            self._overwrite(old, np.asarray(array, np.int64))
             return
         else:
-            value = self._shared(f"{base}_kept", _operand(array))
+            value = self._ints(f"{base}_kept", array)
         if slot >= len(target.inputs):
             target.resize_inputs(slot + 1)
         target.replace_input_with(slot, value)
@@ -255,11 +255,6 @@ class Surgeon:
         if key not in self._made:
             self._made[key] = self.constant(name, array)
         return self._made[key]
-
-
-def _operand(array: Array) -> Array:
-    """An operand as operators want it: flags stay flags, all numbers are int64."""
-    return np.asarray(array) if array.dtype == np.bool_ else np.asarray(array, np.int64)
 
 
 def _is_constant(node: ir.Node | None) -> bool:

@@ -224,30 +224,17 @@ def one_hot(r: Relate) -> None:
     r.out(axes)
 
 
-def condition_flags(e: Edit) -> None:
-    """Flags of removed positions go."""
-    axis, flags = e.attr("axis"), e.const(1)
-    kept = None if axis is None else e.kept(0, int(axis))
-    if kept is not None and flags is not None:
-        e.change.consts[1] = flags[kept[kept < len(flags)]]
-
-
-@rule("Compress", kind="DYNINDEX", edit=condition_flags)
+@rule("Compress", kind="DYNINDEX")
 def compress(r: Relate) -> None:
-    """A fixed choice re-indexes the axis, a computed one freezes it; the others pass."""
-    axis, flags = r.attr("axis"), r.const(1)
+    """The axis of which positions are chosen stays; the others pass."""
+    axis, out = r.attr("axis"), r.output().shape
+    assert out is not None
+    r.freeze_all(1, "its values choose positions")
     if axis is None:
         r.freeze_all(0, "its elements are chosen one by one")
         r.out_frozen(0, "its elements are chosen one by one")
         return
     axes, axis = r.axes(0), int(axis) % r.rank(0)
-    if flags is None:
-        r.freeze(0, axis, "which of its positions are read is computed", _MEND)
-        r.freeze_all(1, "its values choose positions")
-        axes[axis] = r.frozen(0, "which positions are read is computed")
-    else:
-        chosen = np.flatnonzero(flags)
-        axes[axis] = r.index(axes[axis], chosen)
-        if len(chosen) <= 1 and not axes[axis].frozen:
-            r.store.freeze(axes[axis], r.why("a single position is read"))
+    r.freeze(0, axis, "which of its positions are read is chosen by flags", "read them by Gather")
+    axes[axis] = r.frozen(out[axis], "which positions are read is chosen by flags")
     r.out(axes)

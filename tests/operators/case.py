@@ -29,6 +29,7 @@ class Case:
         inputs: One entry per input, "" for an omitted one:
             "n 2*c 3": a float tensor in which every axis is free; letters are sizes drawn at random;
             "bool n c", "int32 n c": the same of another type;
+            "?3": an axis whose units are those of parts of others, not counted on its own;
             "weight o c": stored in the file; "weight int8 c" for integers;
             "sequence n c": two such tensors in a sequence; "optional n c": one in an optional;
             "input n c": a graph input, "indices n c": an integer one in the range of ``bound``;
@@ -63,7 +64,7 @@ class Case:
     attrs: Mapping[str, Any] = field(default_factory=dict)
     outputs: tuple[bool, ...] = (True,)
     opset: int = OPSET
-    sizes: Mapping[str, int] = field(default_factory=dict)
+    sizes: Mapping[str, Any] = field(default_factory=dict)
     positive: bool = False
     unit: bool = False
     bound: str = ""
@@ -117,16 +118,17 @@ def tokens(arg: Arg) -> list[str]:
 def size_of(token: str, sizes: Sizes) -> int:
     """The length of an axis such as "c", "3" or "4*h"."""
     total = 0
-    for term in token.split("+"):
+    for term in token.lstrip("?").split("+"):
         total += prod(int(f) if f.isdigit() else sizes[f] for f in term.split("*"))
     return total
 
 
 def draw_sizes(one: Case, rng: np.random.Generator) -> dict[str, int]:
     """Distinct sizes for the letters, so that a mix-up of two axes shows."""
+    given = {k: v.options[rng.integers(len(v.options))] if isinstance(v, OneOf) else v for k, v in one.sizes.items()}
     letters = sorted({c for arg in one.inputs for t in tokens(arg) for c in t if c.isalpha()} - set(one.sizes))
     values = rng.permutation(np.arange(2, 3 + max(len(letters), 3)))
-    return {**dict(zip(letters, (int(v) for v in values), strict=False)), **one.sizes}
+    return {**dict(zip(letters, (int(v) for v in values), strict=False)), **given}
 
 
 class Built:

@@ -113,11 +113,6 @@ CASES: tuple[Case, ...] = (
     case("ReduceSum", "n t c", free="n t c", zero="n t c", keepdims=0, note="all"),
     case("ReduceMean", "n t c", free="n t c", restricted=True, keepdims=0, note="all"),
     case("ReduceSum", "n t c", "indices 1", bound="1", fixed_shape=False, note="computed_axes"),
-    case("ArgMax", "n t c", free="n c", axis=1),
-    case("ArgMin", "n t c", free="t c", axis=0, keepdims=0),
-    case("CumSum", "n t c", 1, free="n c"),
-    case("TopK", "n t c", [2], free="t c", axis=0, outputs=(True, True), sizes={"n": 4}),
-    case("TopK", "n t c", [2], free="n t", outputs=(True, True), opset=10, sizes={"c": 4}),
     # Recurrent layers.
     _recurrent("LSTM", 4),
     _recurrent("GRU", 3),
