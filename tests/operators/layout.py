@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tests.operators.case import Case, case
+from tests.operators.case import Case, case, one_of
 
 _HALVES = {"sizes": {"c": 6}}
 
@@ -15,9 +15,11 @@ CASES: tuple[Case, ...] = (
     case("Reshape", "n g r t", lambda d: [0, 0, d["r"] * d["t"]], free="n g r t", note="zero"),
     case("Reshape", "n g*r", lambda d: [d["n"], d["r"], d["g"]], free="n r g", note="other_order"),
     case("Reshape", "n c", lambda d: [d["c"], d["n"]], note="conflict", sizes={"n": 3, "c": 4}),
+    case("Reshape", "n g*r", lambda d: [d["n"], d["g"], d["r"]], free="n g r", allowzero=1, note="allowzero"),
     case("Reshape", "n c 1", lambda d: [d["n"], 1, d["c"], 1], free="n c", note="ones"),
     case("Flatten", "n g r", free="n g r", axis=1),
     case("Flatten", "n g r", free="n g r", axis=0, note="all"),
+    case("Flatten", "n g r t", free="n g r t", axis=one_of(-1, -2, 1, 2, 3), note="any_axis"),
     case("Squeeze", "n 1 c", [1], free="n c"),
     case("Squeeze", "n 1 c", free="n c", axes=[1], opset=11),
     case("Squeeze", "n 1 c 1", free="n c", note="all"),
@@ -37,6 +39,8 @@ CASES: tuple[Case, ...] = (
     case("Split", "n c", free="n c", axis=1, outputs=(True, True, True), opset=13, **_HALVES, note="equal"),
     case("Split", "n c", free="n c", axis=1, outputs=(True, True), split=[2, 4], opset=11, **_HALVES),
     case("Split", "n c", free="n c", axis=1, outputs=(True, True), opset=11, **_HALVES, note="equal"),
+    case("Split", "n c", free="n c", axis=1, outputs=(True,) * 3, num_outputs=3, opset=18, sizes={"c": 8},
+         note="uneven"),
     case("Split", "n c", [3, 2, 1], free="n c:5", axis=1, outputs=(True, True, True), **_HALVES, note="single"),
     case("Slice", "n c", [1], [5], [1], [1], free="n c", **_HALVES),
     case("Slice", "n c", [-1], [-100], [1], [-2], free="n c", **_HALVES, note="backward"),
@@ -49,6 +53,8 @@ CASES: tuple[Case, ...] = (
     case("Pad", "n c h", [1, 2], 0.5, [-1], free="n c h", extra=3, note="axes"),
     case("Pad", "n c h", free="n c h", pads=[0, 0, 1, 0, 0, 0], value=0.5, extra=1, opset=10),
     case("Pad", "n c h", [0, 0, 1, 0, 0, 1], free="n c", mode="reflect", note="reflect"),
+    case("Pad", "n c h", [0, 0, 1, 0, 0, 2], free="n c", mode=one_of("edge", "wrap"), opset=19, note="repeated",
+         sizes={"h": 4}),
     case("Pad", "n c h", [0, 0, -1, 0, 0, -1], free="n c h", sizes={"h": 6}, note="crop"),
     case("Pad", "n c h", [0, 0, -2, 0, 0, 1], free="n c h", extra=1, sizes={"h": 6}, note="crop_and_pad"),
     # Repeating and filling.
@@ -61,6 +67,15 @@ CASES: tuple[Case, ...] = (
     case("Resize", "n c 4", "", np.array([1, 1, 2], np.float32), free="n c", mode="nearest"),
     case("Resize", "n c 4", "", "", lambda d: [d["n"], d["c"], 7], free="n c", mode="linear", note="sizes"),
     case("Resize", "n c 4", "", "", [7], free="n c", axes=[2], opset=18, note="axes"),
+    case("Resize", "n c 4", "", "", lambda d: [7, d["c"]], free="n c", axes=[-1, 1], opset=18, note="named_channels"),
+    case("Resize", "n c 4", "", "", [9, 8], free="n", axes=[2, 1], opset=18, keep_aspect_ratio_policy="not_larger",
+         note="keep_aspect", sizes={"c": 7}),
+    case("Resize", "n c 4 w", "", np.array([1.1, 1, 2, 1], np.float32), free="c w", opset=13, mode="nearest",
+         sizes={"n": 5}, note="barely"),
+    case("Resize", "n 5", np.array([0, 0, 1, 0.5], np.float32), "", lambda d: [d["n"], 5],
+         coordinate_transformation_mode="tf_crop_and_resize", mode="linear", note="crop"),
+    case("Resize", "n c 6", "", np.array([1, 1, 0.5], np.float32), free="n c", mode="linear", opset=19, antialias=1,
+         coordinate_transformation_mode=one_of("half_pixel", "align_corners", "asymmetric"), note="smaller"),
     case("Resize", "n c 4", np.array([1, 1, 2], np.float32), free="n c", mode="nearest", opset=10),
     case("Upsample", "n c 4 4", np.array([1, 1, 2, 2], np.float32), free="n c", mode="nearest", opset=9),
     case("Upsample", "n c 4 4", free="n c", scales=[1.0, 1.0, 2.0, 2.0], mode="nearest", opset=7),
