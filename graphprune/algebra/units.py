@@ -82,8 +82,8 @@ class Units:
         return Axis(n, self.new(n)[:, None])
 
     def frozen(self, n: int, why: int) -> Axis:
-        """An axis whose positions are never removed."""
-        return Axis(n, None, why)
+        """An axis whose positions are never removed; an unknown (negative) length counts as none."""
+        return Axis(max(n, 0), None, why)
 
     # -- reading -----------------------------------------------------------------------------------------
 

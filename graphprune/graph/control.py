@@ -16,11 +16,11 @@ import onnx_ir as ir
 
 from graphprune.graph.model import Node
 from graphprune.graph.scopes import graphs, nodes_of
+from graphprune.graph.types import UNKNOWN, Typed
 
 if TYPE_CHECKING:
-    from graphprune.graph.infer import Facts, Pass, Shape, Typed
+    from graphprune.graph.infer import Facts, Pass
 
-UNKNOWN = -1
 ENTER = "graphprune"
 _PASSING = {"Squeeze", "Unsqueeze", "Identity", "Constant"}
 _SCAN_WITHOUT_BATCH = 9  # before it, Scan had a batch axis of its own
@@ -152,12 +152,12 @@ def _infer_loop(p: Pass, node: ir.Node) -> None:
     """Body inputs are the turn, the condition and the carried states; outputs the condition, states and slices."""
     body, carried = graphs(node)[0], _carried(node)
     states = [p.typed(v) for v in node.inputs[2:]]
-    lead: list[Typed] = [(onnx.TensorProto.INT64, ()), (onnx.TensorProto.BOOL, ())]
+    lead: list[Typed] = [(onnx.TensorProto.INT64, (), ""), (onnx.TensorProto.BOOL, (), "")]
     states = _settled(p, body, lead, states, [], skip=1)
     for value, typed in zip(node.outputs[:carried], states, strict=True):
         p.put(value.name, *typed)
     for value, piece in zip(node.outputs[carried:], body.outputs[1 + carried :], strict=True):
-        dtype, shape = p.typed(piece)
+        dtype, shape, _ = p.typed(piece)
         p.put(value.name, dtype, None if shape is None else (UNKNOWN, *shape))
 
 
@@ -168,21 +168,21 @@ def _infer_scan(p: Pass, node: ir.Node) -> None:
     axes = scan_axes(node, "scan_input_axes", len(scanned))
     length = UNKNOWN
     slices: list[Typed] = []
-    for (dtype, shape), axis in zip(scanned, axes, strict=True):
+    for (dtype, shape, _), axis in zip(scanned, axes, strict=True):
         if shape is not None:
             length = shape[axis]
             rest = list(shape)
             del rest[axis]
-            slices.append((dtype, tuple(rest)))
+            slices.append((dtype, tuple(rest), ""))
         else:
-            slices.append((dtype, None))
+            slices.append((dtype, None, ""))
     states = _settled(p, body, [], [p.typed(v) for v in node.inputs[:carried]], slices, skip=0)
     for value, typed in zip(node.outputs[:carried], states, strict=True):
         p.put(value.name, *typed)
     pieces = body.outputs[carried:]
     places = scan_axes(node, "scan_output_axes", len(pieces))
     for value, piece, axis in zip(node.outputs[carried:], pieces, places, strict=True):
-        dtype, shape = p.typed(piece)
+        dtype, shape, _ = p.typed(piece)
         if shape is not None:
             at = axis % (len(shape) + 1)
             shape = (*shape[:at], length, *shape[at:])
@@ -207,14 +207,13 @@ def _settled(
 
 def _joined(types: Sequence[Typed]) -> Typed:
     """What values of all these types have in common."""
-    dtype = next((d for d, _ in types if d), 0)
-    shapes = [s for _, s in types]
+    dtype = next((d for d, _, _ in types if d), 0)
+    shapes, container = [s for _, s, _ in types], types[0][2]
     first = shapes[0]
     if first is None or any(s is None or len(s) != len(first) for s in shapes):
-        return dtype, None
+        return dtype, None, container
     columns = zip(*(s for s in shapes if s is not None), strict=True)
-    shape: Shape = tuple(c[0] if len(set(c)) == 1 else UNKNOWN for c in columns)
-    return dtype, shape
+    return dtype, tuple(c[0] if len(set(c)) == 1 else UNKNOWN for c in columns), container
 
 
 def _values(graph: ir.Graph) -> Iterator[ir.Value]:

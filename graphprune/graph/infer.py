@@ -18,12 +18,11 @@ import onnx
 import onnx_ir as ir
 from onnx import defs, helper, shape_inference
 
-from graphprune.graph.control import UNKNOWN, BadSizes, infer_control, is_control
+from graphprune.graph.control import BadSizes, infer_control, is_control
 from graphprune.graph.evaluate import MAX_KNOWN, Evaluator
 from graphprune.graph.scopes import constant_tensor, tensor_shape
+from graphprune.graph.types import UNKNOWN, Shape, Typed, container_of, read_type, type_proto
 
-Shape = tuple[int, ...]
-Typed = tuple[int, Shape | None]
 MAX_SETTING = 8  # float operands such as the scales of a Resize
 _RECURRENT = {"LSTM", "GRU", "RNN"}
 _OPAQUE_GRAPHS = {"Scan", "SequenceMap"}
@@ -38,12 +37,15 @@ class Facts:
     Attributes:
         shapes: Sizes per value, UNKNOWN where data decides, None where the rank is unknown.
         dtypes: ONNX element type per value, 0 when unknown.
+        containers: For sequences and optionals, which of them: "sequence", "optional" or "optional sequence"; their
+            sizes and type above are those of the elements, UNKNOWN where elements differ.
         known: Contents that follow from sizes and integer constants.
         failed: Number of branches that cannot run at these sizes.
     """
 
     shapes: dict[str, Shape | None] = field(default_factory=dict)
     dtypes: dict[str, int] = field(default_factory=dict)
+    containers: dict[str, str] = field(default_factory=dict)
     known: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict)
     failed: int = 0
 
@@ -55,7 +57,7 @@ class Caches:
     evaluator: Evaluator
     stored: Facts | None = None
     settings: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict)
-    types: dict[tuple[int, Shape | None], onnx.TypeProto] = field(default_factory=dict)
+    types: dict[Typed, onnx.TypeProto] = field(default_factory=dict)
     schemas: dict[tuple[str, str], defs.OpSchema | None] = field(default_factory=dict)
     typed: dict[tuple[bytes, tuple[Typed, ...]], tuple[Typed | None, ...]] = field(default_factory=dict)
 
@@ -99,7 +101,9 @@ class Pass:
         self.facts = _copied(self.caches.stored)
         for value in graph.inputs:
             if value.name is not None and value.name not in graph.initializers:
-                self.put(value.name, int(value.dtype or 0), self.sizes.get(value.name))
+                container = container_of(value)
+                shape = _static(value.shape) if container else self.sizes.get(value.name)
+                self.put(value.name, int(value.dtype or 0), shape, container)
         for node in graph:
             self.node(node)
         return self.facts
@@ -112,19 +116,20 @@ class Pass:
 
     def typed(self, value: ir.Value | None) -> Typed:
         """Element type and sizes of a value."""
-        name = (value.name or "") if value is not None else ""
-        return self.facts.dtypes.get(name, 0), self.facts.shapes.get(name)
+        return self._typed_as((value.name or "") if value is not None else "")
 
     def initializers(self, graph: ir.Graph) -> None:
         """Types of a graph's stored tensors."""
         for name, value in graph.initializers.items():
             self._stored(name, value.const_value, value)
 
-    def put(self, name: str | None, dtype: int, shape: Shape | None) -> None:
+    def put(self, name: str | None, dtype: int, shape: Shape | None, container: str = "") -> None:
         """Note the type of a value."""
         if name:
             self.facts.shapes[name] = shape
             self.facts.dtypes[name] = dtype
+            if container:
+                self.facts.containers[name] = container
 
     def _know(self, name: str, array: np.ndarray[Any, Any]) -> None:
         self.facts.known[name] = array
@@ -184,15 +189,16 @@ class Pass:
         return results is not None
 
     def _type(self, name: str) -> onnx.TypeProto | None:
-        dtype, shape = self.facts.dtypes.get(name, 0), self.facts.shapes.get(name)
-        if not dtype:
+        key = self._typed_as(name)
+        if not key[0]:
             return None
-        key = (dtype, shape)
-        found = self.caches.types.get(key)
-        if found is None:
-            dims = None if shape is None else [None if d == UNKNOWN else d for d in shape]
-            found = self.caches.types[key] = helper.make_tensor_type_proto(dtype, dims)
-        return found
+        if key not in self.caches.types:
+            self.caches.types[key] = type_proto(key)
+        return self.caches.types[key]
+
+    def _typed_as(self, name: str) -> Typed:
+        facts = self.facts
+        return facts.dtypes.get(name, 0), facts.shapes.get(name), facts.containers.get(name, "")
 
     def _typed(self, node: ir.Node) -> None:
         """Types of the outputs by the operator's shape function, else what the file says of them."""
@@ -203,13 +209,13 @@ class Pass:
         found = () if schema is None else self._by_schema(node, schema)
         for value, typed in zip_longest(node.outputs, found):
             name = value.name or ""
-            dtype, shape = typed or (int(value.dtype or 0), None)
+            dtype, shape, container = typed or (int(value.dtype or 0), None, container_of(value))
             if shape is None and not graphs:
                 shape = self._declared(value)
             if shape is None and node.op_type in _SAME_SHAPE and node.inputs[0] is not None:
                 source = node.inputs[0].name or ""
                 dtype, shape = dtype or self.facts.dtypes.get(source, 0), self.facts.shapes.get(source)
-            self.put(name, dtype, shape)
+            self.put(name, dtype, shape, container)
 
     def _check_states(self, node: ir.Node) -> None:
         """Shape functions do not compare the batch of initial states with that of the sequence; runtimes do."""
@@ -240,8 +246,7 @@ class Pass:
             if (array := self.facts.known.get(n, self.caches.settings.get(n))) is not None
             and array.dtype.kind in "iufb"
         }
-        facts = self.facts
-        seen = tuple((facts.dtypes[n], facts.shapes[n]) for n in names)
+        seen = tuple(self._typed_as(n) for n in names)
         key = (self.caches.evaluator.signature(node), seen)
         if not data and key in self.caches.typed:
             return self.caches.typed[key]
@@ -257,22 +262,12 @@ class Pass:
         except (shape_inference.InferenceError, RuntimeError, ValueError) as error:
             raise BadSizes(f"{node.op_type} {node.name or ''}: {str(error).splitlines()[0]}") from None
         made = (found.get(v.name or "") for v in node.outputs)
-        typed = tuple(
-            (t.tensor_type.elem_type, self._dims(t)) if t is not None and t.HasField("tensor_type") else None
-            for t in made
-        )
+        typed = tuple(None if t is None else read_type(t) for t in made)
+        if any(d < UNKNOWN for t in typed if t is not None for d in t[1] or ()):
+            raise BadSizes("a size becomes negative")
         if not data:
             self.caches.typed[key] = typed
         return typed
-
-    def _dims(self, typed: onnx.TypeProto) -> Shape | None:
-        tensor = typed.tensor_type
-        if not tensor.HasField("shape"):
-            return None
-        shape = tuple(d.dim_value if d.HasField("dim_value") else UNKNOWN for d in tensor.shape.dim)
-        if any(d < UNKNOWN for d in shape):
-            raise BadSizes("a size becomes negative")
-        return shape
 
     def _declared(self, value: ir.Value) -> Shape | None:
         """The file's own shape of a value; symbols count as unknown."""
@@ -282,7 +277,7 @@ class Pass:
 
 
 def _copied(facts: Facts) -> Facts:
-    return Facts(dict(facts.shapes), dict(facts.dtypes), dict(facts.known))
+    return Facts(dict(facts.shapes), dict(facts.dtypes), dict(facts.containers), dict(facts.known))
 
 
 def _static(shape: ir.Shape | None) -> Shape | None:

@@ -16,11 +16,12 @@ from graphprune.errors import InputError
 from graphprune.graph.checks import check_structure
 from graphprune.graph.control import is_control, unrolled
 from graphprune.graph.fuse import fuse_permutations
-from graphprune.graph.infer import Facts, Shape
+from graphprune.graph.infer import Facts
 from graphprune.graph.model import Array, Graph, Node, Value, Weight
 from graphprune.graph.probe import probe, real_inputs
 from graphprune.graph.scopes import constant_tensor, graphs, initializers, nodes_of, one_scope, source_nodes
 from graphprune.graph.sizes import file_bytes
+from graphprune.graph.types import Shape
 
 _VIEWS = {"Slice", "Split"}  # several of them read the parts of one tensor
 _SCOPE_KEYS = ("pkg.torch.onnx.name_scopes", "namespace")
@@ -139,7 +140,7 @@ def _values(facts: list[Facts]) -> dict[str, Value]:
     out = {}
     for name, shape in first.shapes.items():
         other = second.shapes.get(name)
-        dtype = _dtype_name(first.dtypes.get(name, 0))
+        dtype = first.containers.get(name) or _dtype_name(first.dtypes.get(name, 0))
         if shape is None or other is None or len(shape) != len(other):
             out[name] = Value(name, None, (), dtype)
         else:

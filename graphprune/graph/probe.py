@@ -8,7 +8,8 @@ import onnx_ir as ir
 
 from graphprune.errors import InputError
 from graphprune.graph.control import BadSizes
-from graphprune.graph.infer import Caches, Facts, Shape, infer
+from graphprune.graph.infer import Caches, Facts, infer
+from graphprune.graph.types import Shape
 
 # Pairs of sizes tried in turn for an axis that is not the batch: images first want a usual resolution,
 # sequences a short length; a front end that needs more (audio frames) fails and moves on.

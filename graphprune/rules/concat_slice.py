@@ -20,7 +20,7 @@ INT_MAX = int(np.iinfo(np.int64).max)
 def concat(r: Relate) -> None:
     """One after the other along ``axis``; the other axes are tied."""
     slots = [s for s in range(len(r.node.inputs)) if r.has(s)]
-    axis = int(r.attr("axis")) % r.rank(0)
+    axis = int(r.attr("axis", 1)) % r.rank(0)
     lead = min(slots, key=r.unlabelled)
     axes = r.axes(lead)
     for slot in slots:
@@ -38,7 +38,7 @@ def split_sizes(e: Edit) -> None:
     if e.kept(0, axis) is None:
         return
     sizes = np.array([e.out_sizes(s)[axis] for s in range(len(e.node.outputs))], np.int64)
-    if e.node.version < 13:
+    if e.node.version < 13 and not e.has(1):
         e.change.attrs["split"] = sizes.tolist()
     else:
         e.change.consts[1] = sizes

@@ -52,7 +52,7 @@ def conv(r: Relate) -> None:
     if groups == 1:
         r.tie(1, 1, r.axis(0, 1))
     else:
-        _grouped_weight(r, groups)
+        grouped_weight(r, groups)
     r.contract(0, 1)
     channels = r.axis(1, 0)
     if r.has(2):
@@ -64,7 +64,7 @@ def conv(r: Relate) -> None:
     r.macs(math.prod(r.shape(1)[2:]), *axes, r.axis(1, 1))
 
 
-def _grouped_weight(r: Relate, groups: int) -> None:
+def grouped_weight(r: Relate, groups: int) -> None:
     """Factor channels as (group, offset) on both sides of the weight."""
     outer, offset_in = r.split(r.axis(0, 1), groups, r.shape(0)[1] // groups)
     r.tie(1, 1, offset_in)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphprune.graph.model import Array
-from graphprune.rules.context import Relate
+from graphprune.graph.model import Array, Node
+from graphprune.rules.context import Relate, Unsupported
 from graphprune.rules.edit import Edit
-from graphprune.rules.kinds import no_labels, opaque
+from graphprune.rules.kinds import FIXED, no_labels
 from graphprune.rules.registry import rule
 from graphprune.rules.reshape import sizes_const
 
@@ -15,7 +15,7 @@ from graphprune.rules.reshape import sizes_const
 def pad_counts(e: Edit) -> None:
     """Removed padding positions are simply not added; removed positions need no cropping any more."""
     rank = len(e.in_shape(0))
-    pads, axes = _pads(e.const(1), e.attr("pads"), e.const(3), rank)
+    pads, axes = _pads(e.const(1), e.attr(_attribute(e.node)), e.const(3), rank)
     if pads is None or all(e.kept_out(a) is None and e.kept(0, a) is None for a in range(rank)):
         return
     new = [_new_pad(e, a, *pad) for a, pad in enumerate(pads)]
@@ -23,7 +23,11 @@ def pad_counts(e: Edit) -> None:
     if e.has(1):
         e.change.consts[1] = np.array(flat, np.int64)
     else:
-        e.change.attrs["pads"] = flat
+        e.change.attrs[_attribute(e.node)] = flat
+
+
+def _attribute(node: Node) -> str:
+    return "paddings" if "paddings" in node.attrs else "pads"
 
 
 def _new_pad(e: Edit, axis: int, before: int, after: int) -> tuple[int, int]:
@@ -57,7 +61,7 @@ def pad(r: Relate) -> None:
     """Constant padding adds positions that may be left out again; other modes repeat positions that must stay."""
     axes = r.axes(0)
     known = not r.has(3) or r.const(3) is not None
-    pads, _ = _pads(r.const(1), r.attr("pads"), r.const(3), len(axes)) if known else (None, [])
+    pads, _ = _pads(r.const(1), r.attr(_attribute(r.node)), r.const(3), len(axes)) if known else (None, [])
     out = r.output().shape
     assert out is not None
     constant = r.attr("mode", "constant") in ("constant", b"constant")
@@ -66,8 +70,9 @@ def pad(r: Relate) -> None:
         if pads is not None and before == after == 0:
             continue
         if pads is None or r.value(0).dynamic[a] or not (constant or max(before, after) <= 0) or axes[a].frozen:
-            r.freeze(0, a, "it is padded")
-            axes[a] = r.frozen(out[a], "it is padded")
+            text, mend = _stuck(r, pads is not None, constant)
+            r.freeze(0, a, text, mend)
+            axes[a] = r.frozen(out[a], text, mend)
             continue
         body = r.index(axes[a], np.arange(max(-before, 0), axes[a].n - max(-after, 0)))
         parts = [body]
@@ -77,6 +82,12 @@ def pad(r: Relate) -> None:
             parts.append(r.store.fresh(after))
         axes[a] = r.concat(parts)
     r.out(axes)
+
+
+def _stuck(r: Relate, known: bool, constant: bool) -> tuple[str, str]:  # noqa: FBT001
+    if not known:
+        return "it is padded by a computed number of positions", FIXED
+    return "it is padded", "" if constant else f"pad with a constant instead of mode {r.attr('mode')}"
 
 
 def expand_target(e: Edit) -> None:
@@ -118,12 +129,14 @@ def tile(r: Relate) -> None:
     axes = r.axes(0)
     out = r.output()
     assert out.shape is not None
+    if r.node.version < 6:
+        raise Unsupported("a Tile this old is not followed; convert the file to opset 6 or later")
     repeats = r.const(1)
     counts = (repeats, repeats) if repeats is not None else r.graph.varying.get(r.node.inputs[1])
     for a in range(len(axes)):
         if counts is None:
-            r.freeze(0, a, "it is repeated a number of times that depends on data")
-            axes[a] = r.frozen(out.shape[a], "it is repeated a number of times that depends on data")
+            r.freeze(0, a, "it is repeated a number of times that depends on data", FIXED)
+            axes[a] = r.frozen(out.shape[a], "it is repeated a number of times that depends on data", FIXED)
             continue
         times, other = int(counts[0].ravel()[a]), int(counts[1].ravel()[a])
         if times != other:
@@ -131,27 +144,6 @@ def tile(r: Relate) -> None:
             axes[a] = r.product([(copies, True), (axes[a], r.value(0).dynamic[a])])
         elif times > 1:
             axes[a] = r.fresh(times) if axes[a].n == 1 else r.merge(r.frozen(times, "copies"), axes[a])
-    r.out(axes)
-
-
-def resize_sizes(e: Edit) -> None:
-    """Sizes given outright follow the new widths."""
-    if e.has(3) and e.attr("axes") is None:
-        sizes_const(e, 3)
-
-
-@rule("Resize", "Upsample", kind="REINDEX", edit=resize_sizes)
-def resize(r: Relate) -> None:
-    """Axes that keep their size pass; the resized ones stay as they are."""
-    axes = r.axes(0)
-    out = r.output()
-    assert out.shape is not None
-    named = r.attr("axes")
-    for a in range(len(axes)):
-        touched = a >= 2 if r.value(0).dynamic[a] else out.shape[a] != axes[a].n
-        if touched or (named is not None and a in [x % len(axes) for x in named]):
-            r.freeze(0, a, "it is interpolated")
-            axes[a] = r.frozen(out.shape[a], "it is interpolated")
     r.out(axes)
 
 
@@ -182,12 +174,6 @@ def shape_entries(e: Edit) -> None:
 
 rule("Shape", kind="SIZES", edit=shape_entries)(no_labels)
 rule("Range", "RandomNormal", "RandomUniform", kind="SIZES")(no_labels)
-
-
-@rule("EyeLike", kind="SIZES")
-def eye_like(r: Relate) -> None:
-    """The output is as wide as the input."""
-    opaque(r, "a matrix of its size is made")
 
 
 def element_count(e: Edit) -> None:

@@ -1,14 +1,12 @@
-"""Reading and writing at indices."""
+"""Reading whole positions of an axis at indices."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from graphprune.algebra import Axis
 from graphprune.graph.model import Graph, Node, Value
 from graphprune.rules.context import Relate
 from graphprune.rules.edit import Edit, new_positions
-from graphprune.rules.kinds import opaque
 from graphprune.rules.registry import rule
 from graphprune.rules.reshape import reshaped, sizes_const
 
@@ -53,7 +51,7 @@ def gather(r: Relate) -> None:
         return
     if index is None:
         r.freeze(0, axis, "it is read at computed indices")
-        r.out([*axes[:axis], *_index_axes(r), *axes[axis + 1 :]])
+        r.out([*axes[:axis], *r.axes(1), *axes[axis + 1 :]])
         return
     n = axes[axis].n
     flat = np.asarray(index, np.int64).ravel()
@@ -78,57 +76,3 @@ def _identity(graph: Graph, node: Node, axis: int) -> bool:
         return False
     sizes = data.shape[axis], data.other[axis]
     return all(np.array_equal(a.ravel(), np.arange(n)) for a, n in zip(index, sizes, strict=True))
-
-
-def _index_axes(r: Relate) -> list[Axis]:
-    return [r.frozen(n, "its positions are indices") for n in r.shape(1)]
-
-
-@rule("GatherElements", kind="DYNINDEX")
-def gather_elements(r: Relate) -> None:
-    """Indices have the data's rank: the indexed axis stays, the others are tied when they have equal sizes."""
-    axis = int(r.attr("axis", 0)) % r.rank(0)
-    axes = r.axes(0)
-    r.freeze(0, axis, "it is read at computed indices")
-    for a in range(len(axes)):
-        if a == axis:
-            continue
-        if r.shape(1)[a] == axes[a].n:
-            r.tie(1, a, axes[a])
-        else:
-            r.freeze(0, a, "only its first positions are read")
-    r.out(r.axes(1))
-
-
-@rule("GatherND", kind="DYNINDEX")
-def gather_nd(r: Relate) -> None:
-    """The indexed axes stay; the axes behind them pass."""
-    batch = int(r.attr("batch_dims", 0))
-    depth = batch + r.shape(1)[-1]
-    for a in range(depth):
-        r.freeze(0, a, "it is read at computed indices")
-    r.freeze_all(1, "its values are indices")
-    lead = [r.frozen(n, "its positions are indices") for n in r.shape(1)[:-1]]
-    r.out([*lead, *r.axes(0)[depth:]])
-
-
-@rule("ScatterND", kind="DYNINDEX")
-def scatter_nd(r: Relate) -> None:
-    """The written axes stay; the axes behind them are tied to the updates."""
-    depth = r.shape(1)[-1]
-    for a in range(depth):
-        r.freeze(0, a, "it is written at computed indices")
-    r.freeze_all(1, "its values are indices")
-    lead = r.rank(1) - 1
-    for a in range(r.rank(2)):
-        if a < lead:
-            r.freeze(2, a, "its positions are indices")
-        else:
-            r.tie(2, a, r.axis(0, depth + a - lead))
-    r.out(r.axes(0))
-
-
-@rule("ScatterElements", "OneHot", "NonZero", "Compress", kind="DYNINDEX")
-def scattered(r: Relate) -> None:
-    """Positions depend on data on every axis."""
-    opaque(r, "positions are written or chosen by computed indices")

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from graphprune.algebra import Axis
-from graphprune.rules.context import Relate
+from graphprune.rules.context import Relate, Unsupported
+
+FIXED = "export with fixed input sizes, or give them: --input-shape"
 
 
 def broadcast(r: Relate, slots: Sequence[int]) -> list[Axis]:
@@ -14,25 +16,38 @@ def broadcast(r: Relate, slots: Sequence[int]) -> list[Axis]:
     Stored tensors come last, so that an unlabelled weight takes over the labels of the data.
     """
     slots = sorted((s for s in slots if r.has(s)), key=r.unlabelled)
+    behind = _behind(r)
     rank = max(r.rank(s) for s in slots)
     axes: list[Axis] = []
     for a in range(-rank, 0):
-        here = [s for s in slots if r.rank(s) >= -a]
-        wide = [s for s in here if r.shape(s)[a] != 1 or r.value(s).dynamic[a]]
+        at = {s: a + behind.get(s, 0) for s in slots}  # where the output axis lies in each operand
+        here = [s for s in slots if -r.rank(s) <= at[s] < 0]
+        wide = [s for s in here if r.shape(s)[at[s]] != 1 or r.value(s).dynamic[at[s]]]
         if not wide:
-            axes.append(r.axis(here[0], a))
+            axes.append(r.axis(here[0], at[here[0]]))
             continue
-        sizes = {r.shape(s)[a] for s in wide}
+        sizes = {r.shape(s)[at[s]] for s in wide}
         if len(sizes) > 1:
             for s in wide:
-                r.freeze(s, a, "operands of different sizes are broadcast")
-            axes.append(r.frozen(max(sizes), "operands of different sizes are broadcast"))
+                r.freeze(s, at[s], "operands of different sizes are broadcast", FIXED)
+            axes.append(r.frozen(max(sizes), "operands of different sizes are broadcast", FIXED))
             continue
-        first = r.axis(wide[0], a)
+        first = r.axis(wide[0], at[wide[0]])
         for s in wide[1:]:
-            r.tie(s, a, first)
+            r.tie(s, at[s], first)
         axes.append(first)
     return axes
+
+
+def _behind(r: Relate) -> dict[int, int]:
+    """How many output axes follow the last one of the second operand: before opset 7 an attribute may place it."""
+    place = r.attr("axis")
+    if r.node.version >= 7 or r.node.domain or not r.attr("broadcast", 0) or place is None:
+        return {}
+    behind = r.rank(0) - int(place) - r.rank(1)
+    if int(place) < 0 or behind < 0:
+        raise Unsupported("its operands are laid on each other in an old way that is not clear")
+    return {1: behind}
 
 
 def pointwise(r: Relate) -> None:

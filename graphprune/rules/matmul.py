@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from graphprune.algebra import Axis
-from graphprune.rules.context import Relate, Unsupported
+from graphprune.rules.context import Relate
 from graphprune.rules.registry import rule
 
 
@@ -60,26 +58,3 @@ def gemm(r: Relate) -> None:
                 r.tie(2, a, axes[a])
     r.out(axes)
     r.macs(1, *axes, r.axis(0, k))
-
-
-@rule("Einsum", kind="CONTRACT")
-def einsum(r: Relate) -> None:
-    """One axis per letter; letters missing from the output are summed."""
-    left, arrow, right = str(r.attr("equation", b"")).replace(" ", "").partition("->")
-    terms = left.split(",")
-    if not arrow or "." in left:
-        raise Unsupported("an Einsum without explicit letters on both sides is not supported")
-    letters: dict[str, Axis] = {}
-    order = sorted(range(len(terms)), key=r.unlabelled)
-    for slot in order:
-        for a, letter in enumerate(terms[slot]):
-            if r.shape(slot)[a] == 1 and letter in letters:
-                continue
-            if letter in letters:
-                r.tie(slot, a, letters[letter])
-            else:
-                letters[letter] = r.axis(slot, a)
-            if letter not in right:
-                r.contract(slot, a)
-    r.out([letters[c] for c in right])
-    r.macs(int(np.prod([1])), *letters.values())

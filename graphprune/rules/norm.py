@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from graphprune.rules.context import Relate
 from graphprune.rules.edit import Edit
 from graphprune.rules.kinds import parameters
@@ -10,15 +12,27 @@ from graphprune.rules.registry import rule
 
 @rule("BatchNormalization", kind="PARAM")
 def batch_norm(r: Relate) -> None:
-    """Scale, bias, mean and variance belong to axis 1."""
+    """Scale, bias, mean and variance belong to axis 1; a training one normalises what is kept.
+
+    Before opset 9 they may lie along all axes but the batch (``spatial`` 0).
+    """
     axes = r.axes(0)
-    parameters(r, (1, 2, 3, 4), axes[1])
+    for slot in (1, 2, 3, 4):
+        if r.rank(slot) == 1:
+            parameters(r, (slot,), axes[1] if len(axes) > 1 else r.frozen(1, "an axis of one position"))
+        else:
+            for a in range(r.rank(slot)):
+                r.tie(slot, a, axes[1 + a])
+    version = r.node.version
+    if r.attr("training_mode", 0) if version >= 14 else version < 7 and not r.attr("is_test", 0):
+        _stat(r, [a for a in range(len(axes)) if a != 1])
     r.out(axes)
     for slot in range(1, len(r.node.outputs)):
-        r.out([axes[1]], slot)
+        if r.node.outputs[slot]:
+            r.out([r.axis(1, a) for a in range(r.rank(1))], slot)
 
 
-def _stat(r: Relate, axes: range) -> None:
+def _stat(r: Relate, axes: Iterable[int]) -> None:
     for a in axes:
         if not r.axis(0, a).frozen:
             r.contract(0, a, "restrict")

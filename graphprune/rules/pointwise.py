@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from graphprune.rules.context import Relate
+import numpy as np
+
+from graphprune.rules.context import Relate, Unsupported
 from graphprune.rules.kinds import first_input_pointwise, parameters, pointwise
 from graphprune.rules.registry import rule
 
@@ -82,7 +84,22 @@ BROADCAST = [
 
 rule(*UNARY, kind="POINTWISE")(pointwise)
 rule(*BROADCAST, kind="POINTWISE")(pointwise)
-rule("Cast", "Clip", "Dropout", kind="POINTWISE")(first_input_pointwise)
+rule("Cast", "Clip", kind="POINTWISE", note="Pointwise in input 0; the other inputs are scalars.")(
+    first_input_pointwise
+)
+
+
+@rule("Dropout", kind="POINTWISE")
+def dropout(r: Relate) -> None:
+    """Passes all axes; in training mode the draws depend on how many there are, and nothing may leave."""
+    mode = r.const(2)
+    training = r.has(2) and (mode is None or bool(mode.any()))
+    if r.node.version < 7:
+        training = not r.attr("is_test", 0)
+    ratio = r.const(1) if r.has(1) else r.attr("ratio", 0.5)
+    if training and (ratio is None or np.any(ratio)):
+        raise Unsupported("it drops values at random; export the model in evaluation mode")
+    first_input_pointwise(r)
 
 
 @rule("CastLike", kind="POINTWISE")
@@ -93,9 +110,12 @@ def cast_like(r: Relate) -> None:
 
 @rule("PRelu", kind="PARAM")
 def prelu(r: Relate) -> None:
-    """The slope broadcasts to the data, never the other way round."""
+    """The slope broadcasts to the data, never the other way round; before opset 7 it lies along axis 1."""
     axes = r.axes(0)
     rank = r.rank(1)
+    if r.node.version < 7 and rank == 1 and r.shape(1) != (1,) and len(axes) > 1:
+        r.tie(1, 0, axes[1])
+        rank = 0
     for a in range(1, rank + 1):
         if r.shape(1)[-a] != 1:
             r.tie(1, -a, axes[-a])

@@ -5,8 +5,8 @@ from __future__ import annotations
 from graphprune.rules.context import Relate
 from graphprune.rules.registry import rule
 
-_ZERO = ("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare")
-_RESTRICT = ("ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceLogSum", "ReduceLogSumExp")
+_ZERO = ("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum")
+_RESTRICT = ("ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceLogSumExp")
 
 
 def _axes(r: Relate) -> list[int] | None:
@@ -58,35 +58,3 @@ def global_pool(r: Relate) -> None:
     for a in range(2, r.rank(0)):
         r.freeze(0, a, "a global pool averages over it")
     r.out([r.axis(0, 0), r.axis(0, 1), *(one for _ in range(2, r.rank(0)))])
-
-
-@rule("ArgMax", "ArgMin", kind="OPAQUE")
-def arg_reduce(r: Relate) -> None:
-    """The result counts positions, so the axis must stay."""
-    axis = int(r.attr("axis", 0)) % r.rank(0)
-    r.freeze(0, axis, "positions along it are returned")
-    one = r.frozen(1, "an axis of one position")
-    axes = [one if a == axis else x for a, x in enumerate(r.axes(0))]
-    r.out(axes if r.attr("keepdims", 1) else [x for a, x in enumerate(axes) if a != axis])
-
-
-@rule("CumSum", kind="OPAQUE")
-def cumsum(r: Relate) -> None:
-    """Order matters along the summed axis."""
-    axis = r.ints(1)
-    for a in range(r.rank(0)) if axis is None else [axis[0] % r.rank(0)]:
-        r.freeze(0, a, "a running sum goes along it")
-    r.out(r.axes(0))
-
-
-@rule("TopK", kind="DYNINDEX")
-def top_k(r: Relate) -> None:
-    """Values are picked by rank along the axis."""
-    axis = int(r.attr("axis", -1)) % r.rank(0)
-    r.freeze(0, axis, "positions along it are chosen by value")
-    for slot in range(len(r.node.outputs)):
-        size = r.output(slot).shape
-        assert size is not None
-        axes = r.axes(0)
-        axes[axis] = r.frozen(size[axis], "positions along it are chosen by value")
-        r.out(axes, slot)

@@ -23,6 +23,7 @@ class Rule:
         relate: States what must hold between the axes of a node.
         edit: Changes attributes and shape operands after a removal, None when nothing needs to.
         level: What removal promises: "exact" against the zero-masked original, or "restricted" statistics.
+        note: What users should know of it, one line; by default what the relation's docstring says first.
     """
 
     op: str
@@ -30,17 +31,20 @@ class Rule:
     relate: Relation
     edit: Editor | None = None
     level: str = "exact"
+    note: str = ""
 
 
 _RULES: dict[str, Rule] = {}
 
 
-def rule(*ops: str, kind: str, edit: Editor | None = None, level: str = "exact") -> Callable[[Relation], Relation]:
+def rule(
+    *ops: str, kind: str, edit: Editor | None = None, level: str = "exact", note: str = ""
+) -> Callable[[Relation], Relation]:
     """Register a relation for operators, e.g. ``@rule("Conv", kind="GROUPED", edit=conv_groups)``."""
 
     def register(relate: Relation) -> Relation:
         for op in ops:
-            _RULES[op] = Rule(op, kind, relate, edit, level)
+            _RULES[op] = Rule(op, kind, relate, edit, level, note or (relate.__doc__ or "").partition("\n")[0])
         return relate
 
     return register

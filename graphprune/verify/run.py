@@ -112,7 +112,10 @@ def random_feeds(graph: Graph, count: int, seed: int, *, settings: bool = False)
 
 
 def _draw(rng: np.random.Generator, graph: Graph, name: str, shape: Sequence[int], limit: int | None) -> Array:
-    dtype = ir.DataType[graph.values[name].dtype.upper()].numpy() if graph.values[name].dtype else np.dtype("f4")
+    kind = graph.values[name].dtype
+    if kind and kind.upper() not in ir.DataType.__members__:
+        raise InputError(f"{graph.name}: input {name} is a {kind} of tensors, which has no random values")
+    dtype = ir.DataType[kind.upper()].numpy() if kind else np.dtype("f4")
     if dtype.kind == "b":
         return np.ones(shape, np.bool_)
     if dtype.kind in "iu":

@@ -13,7 +13,7 @@ from onnx import ModelProto, TensorProto, defs, helper, numpy_helper
 
 Array = NDArray[Any]
 Sizes = Mapping[str, int]
-Arg = str | float | list[int] | Array | Callable[[Sizes], Any]
+Arg = "str | float | list[int] | Array | Callable[[Sizes], Any] | OneOf"
 Judge = Callable[[list[Array], list[list[Array]], Sizes], list[Array]]
 
 DTYPES = {"bool": TensorProto.BOOL, "int32": TensorProto.INT32, "uint8": TensorProto.UINT8}
@@ -29,11 +29,14 @@ class Case:
         inputs: One entry per input, "" for an omitted one:
             "n 2*c 3": a float tensor in which every axis is free; letters are sizes drawn at random;
             "bool n c", "int32 n c": the same of another type;
+            "?3": an axis whose units are those of parts of others, not counted on its own;
             "weight o c": stored in the file; "weight int8 c" for integers;
+            "sequence n c": two such tensors in a sequence; "optional n c": one in an optional;
             "input n c": a graph input, "indices n c": an integer one in the range of ``bound``;
             a float, a list, an array or a function of the sizes: a constant.
-        free: Letters (and factors) whose positions may be removed, each on its own: the units of the whole
-            model are exactly theirs. "" when nothing may leave.
+        free: Letters whose positions may be removed, each on its own; "c:5" where only 5 units of axis c may, "5"
+            for an axis written so. The units of the whole model and of every axis are exactly these. "" when nothing
+            may leave.
         zero: Axes, as written in ``inputs``, over which the operator sums: in the full run the removed
             positions are zero there.
         restricted: The operator is defined on what is kept (means, norms): the full run is the unchanged node
@@ -48,10 +51,11 @@ class Case:
         unit: Inputs are drawn from [-0.9, 0.9].
         bound: Indices are below this size.
         fixed_shape: False when the shape of the outputs depends on data.
+        unpack: Operator (and attributes) that makes a tensor of every output: a sequence, an optional.
     """
 
     op: str
-    inputs: tuple[Arg, ...]
+    inputs: tuple[Any, ...]
     free: str = ""
     zero: str = ""
     restricted: bool = False
@@ -60,12 +64,18 @@ class Case:
     attrs: Mapping[str, Any] = field(default_factory=dict)
     outputs: tuple[bool, ...] = (True,)
     opset: int = OPSET
-    sizes: Mapping[str, int] = field(default_factory=dict)
+    sizes: Mapping[str, Any] = field(default_factory=dict)
     positive: bool = False
     unit: bool = False
     bound: str = ""
     fixed_shape: bool = True
+    unpack: tuple[str, Mapping[str, Any]] | None = None
     note: str = ""
+
+    def counts(self, sizes: Sizes) -> dict[str, int]:
+        """Units by letter of an axis."""
+        pairs = (t.partition(":") for t in self.free.split())
+        return {t: int(count) if count else size_of(t, sizes) for t, _, count in pairs}
 
     @property
     def label(self) -> str:
@@ -74,10 +84,25 @@ class Case:
         return "-".join(x for x in (name, f"v{self.opset}" if self.opset != OPSET else "", self.note) if x)
 
 
+@dataclass(frozen=True)
+class OneOf:
+    """A setting or constant that is drawn anew for every seed."""
+
+    options: tuple[Any, ...]
+
+
+def one_of(*options: Any) -> OneOf:
+    """One of some values, or of functions of the sizes; an attribute that is None is left out."""
+    return OneOf(options)
+
+
 def case(op: str, *inputs: Arg, **more: Any) -> Case:
     """A case; unknown keywords are attributes of the operator."""
     known = {k: more.pop(k) for k in list(more) if k in Case.__dataclass_fields__}
     return Case(op, inputs, attrs=more, **known)
+
+
+_KINDS = ("weight", "input", "indices", "sequence", "optional", "bool", "int32", "int8", "uint8")
 
 
 def tokens(arg: Arg) -> list[str]:
@@ -85,7 +110,7 @@ def tokens(arg: Arg) -> list[str]:
     if not isinstance(arg, str) or not arg:
         return []
     words = arg.split()
-    while words and words[0] in ("weight", "input", "indices", "bool", "int32", "int8", "uint8"):
+    while words and words[0] in _KINDS:
         words.pop(0)
     return words
 
@@ -93,16 +118,17 @@ def tokens(arg: Arg) -> list[str]:
 def size_of(token: str, sizes: Sizes) -> int:
     """The length of an axis such as "c", "3" or "4*h"."""
     total = 0
-    for term in token.split("+"):
+    for term in token.lstrip("?").split("+"):
         total += prod(int(f) if f.isdigit() else sizes[f] for f in term.split("*"))
     return total
 
 
 def draw_sizes(one: Case, rng: np.random.Generator) -> dict[str, int]:
     """Distinct sizes for the letters, so that a mix-up of two axes shows."""
-    letters = sorted({c for arg in one.inputs for t in tokens(arg) for c in t if c.isalpha()})
+    given = {k: v.options[rng.integers(len(v.options))] if isinstance(v, OneOf) else v for k, v in one.sizes.items()}
+    letters = sorted({c for arg in one.inputs for t in tokens(arg) for c in t if c.isalpha()} - set(one.sizes))
     values = rng.permutation(np.arange(2, 3 + max(len(letters), 3)))
-    return {**dict(zip(letters, (int(v) for v in values), strict=False)), **one.sizes}
+    return {**dict(zip(letters, (int(v) for v in values), strict=False)), **given}
 
 
 class Built:
@@ -121,11 +147,28 @@ class Built:
         self.arguments = names
         domain, _, op = one.op.rpartition(".")
         self.outs = [f"out{i}" if used else "" for i, used in enumerate(one.outputs)]
-        attrs = {k: v(self.sizes) if callable(v) else v for k, v in one.attrs.items()}
+        attrs = {k: a for k, v in one.attrs.items() if (a := self._drawn(v)) is not None}
         while names and not names[-1]:
             names.pop()
         self.nodes.append(helper.make_node(op, names, self.outs, name="subject", domain=domain, **attrs))
         self.outs = [o for o in self.outs if o]
+        if one.unpack is not None:
+            maker, more = one.unpack
+            self.unpacked = {o: f"{o}_element" for o in self.outs}
+            zero = [self._scalar()] if maker == "SequenceAt" else []
+            for out, element in self.unpacked.items():
+                self.nodes.append(helper.make_node(maker, [out, *zero], [element], **more))
+            self.outs = list(self.unpacked.values())
+
+    def _scalar(self) -> str:
+        self.stored["zero_place"] = np.array(0)
+        return "zero_place"
+
+    def _drawn(self, value: Any) -> Any:
+        """A setting with its draw made and its sizes filled in."""
+        if isinstance(value, OneOf):
+            value = value.options[self.rng.integers(len(value.options))]
+        return value(self.sizes) if callable(value) else value
 
     def _array(self, words: list[str], dtype: str = "") -> Array:
         shape = [size_of(t, self.sizes) for t in words]
@@ -139,9 +182,9 @@ class Built:
 
     def _source(self, i: int, arg: Arg) -> str:
         name = f"arg{i}"
-        if isinstance(arg, str):
-            return self._tensor(name, arg) if arg else ""
-        value = arg(self.sizes) if callable(arg) else arg
+        value = self._drawn(arg)
+        if isinstance(value, str):
+            return self._tensor(name, value) if value else ""
         if isinstance(value, float):
             value = np.float32(value)
         elif isinstance(value, list | int):
@@ -151,6 +194,11 @@ class Built:
 
     def _tensor(self, name: str, arg: str) -> str:
         words, kind = tokens(arg), arg.split()
+        if kind[0] in ("sequence", "optional"):
+            parts = [self._tensor(f"{name}_{k}", " ".join(words)) for k in range(2 if kind[0] == "sequence" else 1)]
+            maker = "SequenceConstruct" if kind[0] == "sequence" else "Optional"
+            self.nodes.append(helper.make_node(maker, parts, [name]))
+            return name
         shape = [size_of(t, self.sizes) for t in words]
         if kind[0] == "indices":
             high = size_of(self.case.bound, self.sizes)
@@ -200,7 +248,7 @@ class Built:
             nodes.append(helper.make_node("ReduceSum", [last], [f"{out}_sum"], keepdims=0))
             outs.append(helper.make_tensor_value_info(f"{out}_sum", TensorProto.FLOAT, []))
         model = self._model(nodes, outs, stored)
-        node = self.nodes[-1]
+        node = next(n for n in self.nodes if n.name == "subject")
         if not defs.has(node.op_type, self.case.opset, node.domain):  # the file has to state the shapes itself
             model.graph.value_info.extend(
                 helper.make_tensor_value_info(out, TensorProto.FLOAT, arrays[out].shape) for out in self.outs

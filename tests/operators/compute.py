@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tests.operators.case import Array, Case, Sizes, case
+from tests.operators.case import Array, Case, Sizes, case, one_of
 
 _SUMS = ["ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare"]
 _STATISTICS = ["ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceLogSum", "ReduceLogSumExp"]
@@ -50,7 +50,14 @@ CASES: tuple[Case, ...] = (
     case("Einsum", "b n h d", "b m h d", free="b n m h d", zero="d", equation="bnhd,bmhd->bhnm", note="heads"),
     case("Einsum", "n c", free="n c", zero="c", equation="nc->n", note="sum"),
     case("Einsum", "i j", "j", free="i j", equation="i j , j -> i j", note="scale"),
-    case("Einsum", "n k", "k m", equation="nk,km", note="implicit"),
+    case("Einsum", "n k", "k m", free="n k m", zero="k", equation="nk,km", note="implicit"),
+    case("Einsum", "m k", "k b", free="m k b", zero="k", equation="mk,kb", note="implicit_order"),
+    case("Einsum", "a b n k", "weight k m", free="a b n k m", zero="k", equation="...nk,km->...nm", note="ellipsis"),
+    case("Einsum", "1 b n k", "a b k m", free="a b n k m", zero="k", equation="...ik, ...kj", note="ellipsis_implicit"),
+    case("Einsum", "c n c", free="c n", equation="cnc->nc", note="diagonal"),
+    case("Einsum", "c c", "n", free="c n", zero="c", equation="cc,n->n", note="trace"),
+    case("Einsum", "n c", "c n", "weight c m", free="n c m", zero="c", equation="nc,cn,cm->nm", note="three"),
+    case("Einsum", "n c", free="n c", zero="n c", equation="nc->", note="scalar"),
     # Convolutions.
     case("Conv", "n i 6", "weight o i 3", "weight o", free="n i o", zero="i", pads=[1, 1]),
     case("Conv", "n i 5 6", "weight o i 3 2", free="n i o", zero="i", strides=[2, 1], note="2d"),
@@ -75,6 +82,19 @@ CASES: tuple[Case, ...] = (
     case("MaxPool", "n c 6", free="n c", kernel_shape=[2]),
     case("MaxPool", "n c h", free="n c h", kernel_shape=[1], note="kernel_one"),
     case("MaxPool", "n c 5 6", free="n c", kernel_shape=[2, 2], outputs=(True, False), note="2d"),
+    case("MaxPool", "n c h 6", free="n c h", kernel_shape=[1, 2], auto_pad=one_of("SAME_UPPER", "SAME_LOWER", "VALID"),
+         ceil_mode=one_of(0, 1), note="auto_pad"),
+    case("MaxPool", "n c 9", free="n c", kernel_shape=[2], dilations=[3], strides=[2], ceil_mode=one_of(0, 1),
+         note="dilated"),
+    case("AveragePool", "n c h 6", free="n c h", kernel_shape=[1, 3], auto_pad=one_of("SAME_UPPER", "SAME_LOWER"),
+         strides=[1, 2], count_include_pad=one_of(0, 1), note="auto_pad"),
+    case("AveragePool", "n c h", free="n c", kernel_shape=[1], strides=[2], note="skipping", sizes={"h": 5}),
+    case("Conv", "n i h 6", "weight o i 1 3", free="n i o h", zero="i",
+         auto_pad=one_of("SAME_UPPER", "SAME_LOWER", "VALID"), note="auto_pad"),
+    case("ConvTranspose", "n i 5", "weight i o 3", free="n i o", zero="i", strides=[2], output_shape=[10],
+         auto_pad=one_of("SAME_UPPER", "SAME_LOWER"), note="output_shape"),
+    case("ConvTranspose", "n i h 5", "weight i o 1 2", free="n i o h", zero="i", strides=[1, 2], output_padding=[0, 1],
+         dilations=[1, 2], note="one_axis"),
     case("MaxPool", "n c 5 6", kernel_shape=[2, 2], outputs=(True, True), note="indices"),
     case("AveragePool", "n c 6", free="n c", kernel_shape=[3], strides=[2]),
     case("LpPool", "n c 6", free="n c", kernel_shape=[2]),
@@ -109,15 +129,13 @@ CASES: tuple[Case, ...] = (
     *(case(op, "n t c", free="n t c", zero="t", axes=[-2], keepdims=0, opset=11) for op in _SUMS),
     *(case(op, "n t c", [-1, 0], free="n t c", restricted=True, positive=True, keepdims=0) for op in _STATISTICS),
     *(case(op, "n t c", free="n t c", restricted=True, positive=True, axes=[1], opset=11) for op in _STATISTICS),
+    case("ReduceLogSum", "n t c", [1], free="n t c", zero="t", opset=18, positive=True, note="axes"),
+    case("ReduceSum", "n t c", [], free="n t c", zero="n t c", note="empty_axes", keepdims=one_of(0, 1)),
+    case("ReduceSumSquare", "n t c", free="n t c", noop_with_empty_axes=1, note="noop"),
     case("ReduceSum", "n t c", [], free="n t c", noop_with_empty_axes=1, note="noop"),
     case("ReduceSum", "n t c", free="n t c", zero="n t c", keepdims=0, note="all"),
     case("ReduceMean", "n t c", free="n t c", restricted=True, keepdims=0, note="all"),
     case("ReduceSum", "n t c", "indices 1", bound="1", fixed_shape=False, note="computed_axes"),
-    case("ArgMax", "n t c", free="n c", axis=1),
-    case("ArgMin", "n t c", free="t c", axis=0, keepdims=0),
-    case("CumSum", "n t c", 1, free="n c"),
-    case("TopK", "n t c", [2], free="t c", axis=0, outputs=(True, True), sizes={"n": 4}),
-    case("TopK", "n t c", [2], free="n t", outputs=(True, True), opset=10, sizes={"c": 4}),
     # Recurrent layers.
     _recurrent("LSTM", 4),
     _recurrent("GRU", 3),

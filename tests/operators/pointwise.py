@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from tests.operators.case import Case, case
 
 _ANY = [
@@ -38,6 +40,10 @@ CASES: tuple[Case, ...] = (
     case("Where", "bool n c", "n 1", "c", free="n c"),
     case("Where", "bool 1 c", "n c", 0.0, free="n c", note="scalar"),
     case("Add", "n c", "weight n c", free="n c", opset=7),
+    case("Add", "n c h", "weight c", free="n c h", opset=6, broadcast=1, axis=1, sizes={"c": 3, "h": 3}),
+    case("Mul", "n c h t", "c h", free="n c h t", opset=6, broadcast=1, axis=1, sizes={"h": 3, "t": 3, "c": 3}),
+    case("Sub", "n c h", "weight h", free="n c h", opset=6, broadcast=1, note="trailing"),
+    case("Div", "n c", "weight n c", free="n c", opset=6, positive=True, note="equal"),
     # Pointwise in the first input; the others are settings.
     case("Cast", "n c", free="n c", to=7),
     case("CastLike", "n c", "input a b", free="n c"),
@@ -49,6 +55,14 @@ CASES: tuple[Case, ...] = (
     case("PRelu", "n c h", "weight c 1", free="n c h"),
     case("PRelu", "n c h", "weight 1", free="n c h", note="shared"),
     case("PRelu", "n c", "weight c", free="n c", opset=7),
+    case("PRelu", "n c h", "weight c", free="n c h", opset=6, sizes={"c": 3, "h": 3}),
+    case("Dropout", "n c", 0.5, np.array(True), opset=13, outputs=(True, True), note="training"),
+    case("Dropout", "n c", 0.0, np.array(True), free="n c", opset=13, note="training_of_none"),
+    case("BatchNormalization", "n c h", *("weight c h",) * 4, free="n c h", opset=7, positive=True, spatial=0),
+    case(
+        "BatchNormalization", "n c h", *("weight c",) * 4, free="n c h", opset=15, positive=True, training_mode=1,
+        restricted=True, outputs=(True, True, True), note="training",
+    ),
     case("BatchNormalization", "n c h", *("weight c",) * 3, "weight c", free="n c h", positive=True),
     case("BatchNormalization", "n c", *("weight c",) * 4, free="n c", opset=9, positive=True),
     case("QuantizeLinear", "n c h", "weight c", "weight uint8 c", free="n c h", positive=True, axis=1),
