@@ -14,6 +14,7 @@ from cyclopts import App, CycloptsError, Parameter
 from graphprune import __version__
 from graphprune.errors import GraphPruneError, InputError
 from graphprune.recipe import Recipe, read_recipe
+from graphprune.report.interrupts import Steps, interruptible
 from graphprune.report.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -222,7 +223,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0 done, 1 unexpected, 2 bad usage or input, 3 infeasible, 4 not verified, 5 nothing to prune, 130 interrupted.
     """
-    tokens = list(sys.argv[1:] if arguments is None else arguments)
+    with interruptible(to_the_end=arguments is None):
+        return _main(list(sys.argv[1:] if arguments is None else arguments))
+
+
+def _main(tokens: Sequence[str]) -> int:
     terminal = Terminal(json="--json" in tokens, verbose=bool({"-v", "--verbose"} & {*tokens}))
     try:
         _check_verb(tokens)
@@ -261,5 +266,5 @@ def _show(view: View, work: "Callable[[Callable[[str], None]], BaseModel]", rows
     """Do the work of a verb under a progress bar, then show its report."""
     terminal = Terminal(json=view.json, quiet=view.quiet, verbose=view.verbose)
     with redirect_stdout(sys.stderr) if view.json else nullcontext(), terminal.progress() as step:
-        report = work(step)
+        report = work(Steps(step))
     terminal.show(report, rows)
