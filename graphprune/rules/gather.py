@@ -96,7 +96,8 @@ def gather_elements(r: Relate) -> None:
         if r.shape(1)[a] == axes[a].n:
             r.tie(1, a, axes[a])
         else:
-            r.freeze(0, a, "only its first positions are read")
+            for slot in (0, 1):
+                r.freeze(slot, a, "only its first positions are read")
     r.out(r.axes(1))
 
 

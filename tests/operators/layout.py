@@ -74,6 +74,10 @@ CASES: tuple[Case, ...] = (
     case("Gather", "n c", "indices a b", free="n", bound="c", axis=-1, note="computed_last"),
     case("GatherElements", "n c", "indices n 3", free="", bound="c", axis=1),
     case("GatherElements", "n c", lambda d: np.zeros((d["n"], 3), np.int64), free="n 3", axis=1, note="fixed"),
+    case(
+        "GatherElements", "n c", lambda d: np.arange(15).reshape(5, 3) % d["n"], free="5", axis=0, sizes={"c": 4},
+        note="first_positions",
+    ),
     case("GatherND", "a b c", "indices 4 1", free="b c", bound="a"),
     case("GatherND", "a b c", "indices a 1", free="c", bound="b", batch_dims=1, note="batch"),
     case("ScatterND", "a b c", "indices 4 1", "4 b c", free="b c", bound="a", sizes={"a": 5}),
