@@ -1,14 +1,14 @@
 """Shapes and shape arithmetic of a graph at given input sizes.
 
-One pass in graph order: what follows from sizes alone is evaluated with onnx's reference operators, everything
-else goes through onnx's own shape functions, one node at a time. Running it at two input sizes tells the sizes
-that are fixed from those that follow the input.
+One pass in graph order: what follows from sizes alone is evaluated with onnx's reference operators, the rest goes
+through onnx's shape functions, node by node. Two input sizes tell what is fixed from what follows the input.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any
@@ -18,6 +18,8 @@ import onnx
 import onnx_ir as ir
 from onnx import defs, helper, shape_inference
 
+from graphprune.graph.blackbox import shapes_by_running
+from graphprune.graph.custom import Custom, attribute, custom, shapes_of
 from graphprune.graph.evaluate import MAX_KNOWN, Evaluator
 
 Shape = tuple[int, ...]
@@ -177,24 +179,46 @@ class _Pass:
     def _typed(self, node: ir.Node) -> None:
         """Types of the outputs by the operator's shape function, else what the file says of them."""
         graphs = node.op_type in _WITH_SUBGRAPHS
-        schema = None if graphs else self._schema(node)
+        schema = None if graphs else self._schema(node.domain, node.op_type)
         found = () if schema is None else self._by_schema(node, schema)
+        entry = custom(node.domain, node.op_type)
+        if entry is not None:
+            found = self._custom(node, entry) or found
         for value, typed in zip_longest(node.outputs, found):
             name = value.name or ""
             dtype, shape = typed or (int(value.dtype or 0), None)
             if shape is None and not graphs:
                 shape = self._declared(value)
-            if shape is None and node.op_type in _SAME_SHAPE and node.inputs[0] is not None:
+            same = (node.op_type in _SAME_SHAPE or entry is not None) and bool(node.inputs)
+            if shape is None and same and node.inputs[0] is not None:
                 source = node.inputs[0].name or ""
                 dtype, shape = dtype or self.facts.dtypes.get(source, 0), self.facts.shapes.get(source)
             self._put(name, dtype, shape)
 
-    def _schema(self, node: ir.Node) -> defs.OpSchema | None:
-        key = (node.domain, node.op_type)
+    def _custom(self, node: ir.Node, entry: Custom) -> tuple[Typed | None, ...]:
+        """Types of a registered operator's outputs: by its shape function, as another operator, or by running it."""
+        names = [v.name or "" if v is not None else "" for v in node.inputs]
+        shapes, dtypes = [self.facts.shapes.get(n) for n in names], [self.facts.dtypes.get(n, 0) for n in names]
+        attrs = {k: attribute(a) for k, a in node.attributes.items()}
+        dtype = int(node.outputs[0].dtype or next(iter(dtypes), 0))
+        made = shapes_of(entry, shapes, attrs, len(node.outputs))
+        if made is not None:
+            return tuple((int(v.dtype or dtype), s) for v, s in zip(node.outputs, made, strict=False))
+        schema = self._schema(*entry.like.rpartition(".")[::2]) if entry.like else None
+        with suppress(BadSizes, onnx.checker.ValidationError):  # it is not as like as that
+            if schema is not None:
+                return self._by_schema(node, schema)
+        if entry.run is None and not entry.probed:
+            return ()
+        known = {s: self.facts.known[n] for s, n in enumerate(names) if n in self.facts.known}
+        return shapes_by_running(self.model, node, attrs, shapes, dtypes, known)
+
+    def _schema(self, domain: str, op: str) -> defs.OpSchema | None:
+        key = (domain, op)
         if key not in self.caches.schemas:
-            domain = "" if node.domain == "ai.onnx" else node.domain
+            domain = "" if domain == "ai.onnx" else domain
             version = self.opsets.get(domain, 1)
-            schema = defs.get_schema(node.op_type, version, domain) if defs.has(node.op_type, version, domain) else None
+            schema = defs.get_schema(op, version, domain) if defs.has(op, version, domain) else None
             self.caches.schemas[key] = None if schema is not None and schema.deprecated else schema
         return self.caches.schemas[key]
 
