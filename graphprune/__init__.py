@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from graphprune.api import Result, analyze, apply, load, plan, prune, save, verify
     from graphprune.errors import GraphPruneError
+    from graphprune.graph.custom import custom_ops
     from graphprune.plan import Plan
     from graphprune.report.profile import profile
+    from graphprune.rules.custom import register
 
 __version__ = "0.1.0"
 
@@ -23,7 +25,9 @@ _HOME = {
     **dict.fromkeys(("Result", "analyze", "apply", "load", "plan", "prune", "save", "verify"), "graphprune.api"),
     "GraphPruneError": "graphprune.errors",
     "Plan": "graphprune.plan",
+    "custom_ops": "graphprune.graph.custom",
     "profile": "graphprune.report.profile",
+    "register": "graphprune.rules.custom",
 }
 __all__ = [
     "GraphPruneError",
@@ -31,10 +35,12 @@ __all__ = [
     "Result",
     "analyze",
     "apply",
+    "custom_ops",
     "load",
     "plan",
     "profile",
     "prune",
+    "register",
     "save",
     "verify",
 ]

@@ -14,6 +14,7 @@ from cyclopts import App, CycloptsError, Parameter
 from graphprune import __version__
 from graphprune.errors import GraphPruneError, InputError
 from graphprune.recipe import Recipe, read_recipe
+from graphprune.report.interrupts import Steps, interruptible
 from graphprune.report.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -32,17 +33,19 @@ app = App(
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """How much is said, and in which form.
+    """What every verb takes: the form of the report, and operators from outside.
 
     Attributes:
         json: One JSON object on stdout, everything else on stderr.
         quiet: Errors only.
         verbose: All rows of every table, and tracebacks of unexpected errors.
+        custom_ops: Shared library with onnxruntime kernels, or Python file that calls graphprune.register. Repeatable.
     """
 
     json: bool = False
     quiet: Annotated[bool, Parameter(alias="-q")] = False
     verbose: Annotated[bool, Parameter(alias="-v")] = False
+    custom_ops: tuple[Path, ...] = ()
 
 
 Flags = Annotated[Recipe, Parameter(name="*")]
@@ -222,7 +225,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0 done, 1 unexpected, 2 bad usage or input, 3 infeasible, 4 not verified, 5 nothing to prune, 130 interrupted.
     """
-    tokens = list(sys.argv[1:] if arguments is None else arguments)
+    with interruptible(to_the_end=arguments is None):
+        return _main(list(sys.argv[1:] if arguments is None else arguments))
+
+
+def _main(tokens: Sequence[str]) -> int:
     terminal = Terminal(json="--json" in tokens, verbose=bool({"-v", "--verbose"} & {*tokens}))
     try:
         _check_verb(tokens)
@@ -259,7 +266,10 @@ def _merged(flags: Recipe, file: Path | None) -> Recipe:
 
 def _show(view: View, work: "Callable[[Callable[[str], None]], BaseModel]", rows: int | None = None) -> None:
     """Do the work of a verb under a progress bar, then show its report."""
+    from graphprune.graph.custom import custom_ops
+
     terminal = Terminal(json=view.json, quiet=view.quiet, verbose=view.verbose)
-    with redirect_stdout(sys.stderr) if view.json else nullcontext(), terminal.progress() as step:
-        report = work(step)
+    aside = redirect_stdout(sys.stderr) if view.json else nullcontext()
+    with aside, terminal.progress() as step, custom_ops(view.custom_ops):
+        report = work(Steps(step))
     terminal.show(report, rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import onnx_ir as ir
@@ -21,6 +22,7 @@ from graphprune.report.summary import analysis, blocked_axes, checked, cost, dis
 from graphprune.rewrite.files import check_output, save, staged
 
 Step = Callable[[str], None]
+DONE = "done"  # the step after which every file is in place
 _RUNS = 20
 
 
@@ -41,7 +43,7 @@ def prune(model: Path, output: Path, recipe: Recipe, step: Step, *, given: Path 
     feeds = _feeds(recipe.data, graph)
     result = api.prune(graph, check=not recipe.no_verify, feeds=feeds, progress=step, **options)
     step("write")
-    with staged(output) as folder:
+    with staged(output, partial(step, DONE)) as folder:
         report = _written("prune", model, output, result, folder)
         stem = output.name.removesuffix(".onnx")
         _text(folder / f"{stem}.plan.json", result.plan.to_json())
@@ -61,7 +63,7 @@ def apply(
     graph = load(model, input_shapes=parse_shapes(input_shape))
     result = api.prune(graph, check=verify, feeds=_feeds(data, graph), progress=step, from_plan=ready)
     step("write")
-    with staged(output) as folder:
+    with staged(output, partial(step, DONE)) as folder:
         report = _written("apply", model, output, result, folder)
         stem = output.name.removesuffix(".onnx")
         _text(folder / f"{stem}.report.json", report.model_dump_json(indent=1) + "\n")
@@ -79,7 +81,7 @@ def plan(model: Path, output: Path, recipe: Recipe, step: Step) -> PruneReport:
     step("plan")
     made = api.plan(deps, **options)
     step("write")
-    with staged(output) as folder:
+    with staged(output, partial(step, DONE)) as folder:
         _text(folder / output.name, made.to_json())
     return PruneReport(
         verb="plan",

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
+import pkgutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -110,17 +110,116 @@ def test_ctrl_c_leaves_nothing(stage: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert listing(stage.parent) == before
 
 
+MOMENTS = {  # where the signal comes: the attribute patched, before or after the call, which call; what must hold
+    "loading": ("graphprune.commands.load", "before", 1, False),
+    "planning": ("graphprune.budget.planner.Planner.units", "after", 1, False),
+    "verifying": ("graphprune.api.verify_cut", "before", 1, False),
+    "saving": ("graphprune.commands.save", "after", 1, False),
+    "plan written": ("graphprune.commands._text", "after", 1, False),
+    "all written": ("graphprune.commands._text", "after", 3, False),
+    "model written": ("graphprune.rewrite.files._rename_all", "before", 1, False),  # by save, inside the stage
+    "before the first is renamed": ("graphprune.rewrite.files._rename_all", "before", 2, True),
+    "first renamed": ("pathlib.Path.replace", "after", 2, True),
+    "all renamed": ("graphprune.rewrite.files._rename_all", "after", 2, True),
+    "reporting": ("graphprune.report.terminal.Terminal.show", "before", 1, True),
+    "leaving": ("graphprune.report.terminal.Terminal.show", "after", 1, True),
+}
+OUTPUTS = {"o.onnx", "o.plan.json", "o.recipe.yaml", "o.report.json"}
+
+
+def signalled(monkeypatch: pytest.MonkeyPatch, place: str, when: str, count: int) -> list[int]:
+    """Let a SIGINT come at the ``count``-th call of ``place``; returns a list of the calls seen."""
+    owner, _, name = place.rpartition(".")
+    original, seen = pkgutil.resolve_name(place), []
+
+    def patched(*args: Any, **more: Any) -> Any:
+        seen.append(len(seen) + 1)
+        if when == "before" and len(seen) == count:
+            signal.raise_signal(signal.SIGINT)
+        result = original(*args, **more)
+        if when == "after" and len(seen) == count:
+            signal.raise_signal(signal.SIGINT)
+        return result
+
+    monkeypatch.setattr(pkgutil.resolve_name(owner), name, patched)
+    return seen
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_an_interrupt_is_all_or_nothing(moment: str, stage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, when, count, finished = MOMENTS[moment]
+    before = listing(stage.parent)
+    with monkeypatch.context() as patch:
+        seen = signalled(patch, place, when, count)
+        outcome = call(stage, stage.with_name("o.onnx"), "--ratio", "0.4")
+    assert len(seen) >= count, "the signal never came"
+    after = listing(stage.parent)
+    assert outcome.code == (0 if finished else 130), outcome.err
+    assert set(after) - set(before) == (OUTPUTS if finished else set())
+    assert {k: after[k] for k in before} == before
+    assert [p for p in stage.parent.iterdir() if p.is_dir()] == []
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("moment", ["verifying", "all written", "first renamed", "reporting"])
+def test_an_interrupt_leaves_older_files_whole(moment: str, stage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done(stage, stage.with_name("o.onnx"), "--ratio", "0.2")
+    before = listing(stage.parent)
+    place, when, count, finished = MOMENTS[moment]
+    with monkeypatch.context() as patch:
+        signalled(patch, place, when, count)
+        call(stage, stage.with_name("o.onnx"), "--ratio", "0.4")
+    after = listing(stage.parent)
+    assert after.keys() == before.keys()
+    changed = {name for name in before if after[name] != before[name]}
+    assert changed == (OUTPUTS if finished else set())
+
+
+def test_a_file_that_cannot_be_renamed_brings_the_others_back(stage: Path) -> None:
+    done(stage, stage.with_name("o.onnx"), "--ratio", "0.2")
+    report = stage.with_name("o.report.json")
+    report.unlink()
+    report.mkdir()
+    before = listing(stage.parent)
+    refused(2, "cannot be written", stage, stage.with_name("o.onnx"), "--ratio", "0.4")
+    assert listing(stage.parent) == before
+    assert report.is_dir()
+
+
+def test_an_interrupt_of_the_api_leaves_all_or_nothing(stage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who calls from Python always sees the interrupt; by then the file is there."""
+    with monkeypatch.context() as patch:
+        signalled(patch, "graphprune.rewrite.files._rename_all", "before", 1)
+        with pytest.raises(KeyboardInterrupt):
+            gp.prune(stage, stage.with_name("o.onnx"), ratio=0.4)
+    assert onnx.load(stage.with_name("o.onnx")).graph.node
+
+
+_SCRIPT = """
+import os, signal, sys
+from graphprune import api, cli
+from graphprune.report.terminal import Terminal
+owner, name = {"verify": (api, "verify_cut"), "show": (Terminal, "show")}[sys.argv.pop(1)]
+original = getattr(owner, name)
+def patched(*args, **more):
+    os.kill(os.getpid(), signal.SIGINT)
+    return original(*args, **more)
+setattr(owner, name, patched)
+code = cli.main()
+if code == 0:
+    os.kill(os.getpid(), signal.SIGINT)
+sys.exit(code)
+"""
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals differ")
-def test_sigint_of_a_process(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "graphprune", str(FASHION), str(tmp_path / "o.onnx"), "--macs", "50%"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    time.sleep(0.9)
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
-    if process.returncode == 0:
-        pytest.skip("it was done already")
-    assert listing(tmp_path) == {}
-    assert process.returncode in (130, -signal.SIGINT)
+@pytest.mark.parametrize(("moment", "code"), [("verify", 130), ("show", 0)])
+def test_sigint_of_a_process(moment: str, code: int, stage: Path, tmp_path: Path) -> None:
+    before = listing(tmp_path)
+    command = [sys.executable, "-c", _SCRIPT, moment, str(stage), str(tmp_path / "o.onnx"), "--ratio", "0.4"]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert process.returncode == code, process.stderr
+    assert set(listing(tmp_path)) - set(before) == (OUTPUTS if code == 0 else set())
 
 
 def test_no_arguments_show_the_help() -> None:

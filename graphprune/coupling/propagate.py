@@ -36,12 +36,13 @@ def _frozen_axes(state: State, value: Value, op: str) -> list[Axis | None]:
 
 
 def _relate(state: State, node: Node) -> None:
-    context = Relate(state, node)
+    context, mend = Relate(state, node), ""
     if all(o in state.graph.constants or o in state.graph.varying for o in node.outputs if o):
         return  # shape arithmetic: read as constants where it is used
     found = rules.find(node)
     if found is None:
         reason = f"there is no rule for {node.key}"
+        mend = _register(node.key) if node.domain else ""
     else:
         mark = len(state.sites), len(state.macs)
         try:
@@ -52,4 +53,8 @@ def _relate(state: State, node: Node) -> None:
         else:
             return
     state.opaque[node.name] = reason
-    opaque(context, reason)
+    opaque(context, reason, mend)
+
+
+def _register(key: str) -> str:
+    return f"say what it couples: graphprune.register({key!r}, like=...), see docs/custom-operators.md"

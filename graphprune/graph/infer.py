@@ -1,8 +1,7 @@
 """Shapes and shape arithmetic of a graph at given input sizes.
 
-One pass in graph order: what follows from sizes alone is evaluated with onnx's reference operators, everything
-else goes through onnx's own shape functions, one node at a time. Running it at two input sizes tells the sizes
-that are fixed from those that follow the input.
+One pass in graph order: what follows from sizes alone is evaluated with onnx's reference operators, the rest goes
+through onnx's shape functions, node by node. Two input sizes tell what is fixed from what follows the input.
 """
 
 from __future__ import annotations
@@ -18,7 +17,9 @@ import onnx
 import onnx_ir as ir
 from onnx import defs, helper, shape_inference
 
+from graphprune.graph.blackbox import infer_custom
 from graphprune.graph.control import BadSizes, infer_control, is_control
+from graphprune.graph.custom import custom
 from graphprune.graph.evaluate import MAX_KNOWN, Evaluator
 from graphprune.graph.scopes import constant_tensor, tensor_shape
 from graphprune.graph.types import UNKNOWN, Shape, Typed, container_of, read_type, type_proto
@@ -205,14 +206,18 @@ class Pass:
         if node.op_type in _RECURRENT:
             self._check_states(node)
         graphs = node.op_type in _OPAQUE_GRAPHS
-        schema = None if graphs else self._schema(node)
-        found = () if schema is None else self._by_schema(node, schema)
+        schema = None if graphs else self.schema(node.domain, node.op_type)
+        found = () if schema is None else self.by_schema(node, schema)
+        entry = custom(node.domain, node.op_type)
+        if entry is not None:
+            found = infer_custom(self, node, entry) or found
         for value, typed in zip_longest(node.outputs, found):
             name = value.name or ""
             dtype, shape, container = typed or (int(value.dtype or 0), None, container_of(value))
             if shape is None and not graphs:
                 shape = self._declared(value)
-            if shape is None and node.op_type in _SAME_SHAPE and node.inputs[0] is not None:
+            same = (node.op_type in _SAME_SHAPE or entry is not None) and bool(node.inputs)
+            if shape is None and same and node.inputs[0] is not None:
                 source = node.inputs[0].name or ""
                 dtype, shape = dtype or self.facts.dtypes.get(source, 0), self.facts.shapes.get(source)
             self.put(name, dtype, shape, container)
@@ -225,16 +230,17 @@ class Pass:
         if len(sizes) > 1:
             raise BadSizes(f"{node.op_type} {node.name or ''}: sequence and initial state differ in their batch")
 
-    def _schema(self, node: ir.Node) -> defs.OpSchema | None:
-        key = (node.domain, node.op_type)
+    def schema(self, domain: str, op: str) -> defs.OpSchema | None:
+        """The operator's schema at the model's opset, None when there is none."""
+        key = (domain, op)
         if key not in self.caches.schemas:
-            domain = "" if node.domain == "ai.onnx" else node.domain
+            domain = "" if domain == "ai.onnx" else domain
             version = self.opsets.get(domain, 1)
-            schema = defs.get_schema(node.op_type, version, domain) if defs.has(node.op_type, version, domain) else None
+            schema = defs.get_schema(op, version, domain) if defs.has(op, version, domain) else None
             self.caches.schemas[key] = None if schema is not None and schema.deprecated else schema
         return self.caches.schemas[key]
 
-    def _by_schema(self, node: ir.Node, schema: defs.OpSchema) -> tuple[Typed | None, ...]:
+    def by_schema(self, node: ir.Node, schema: defs.OpSchema) -> tuple[Typed | None, ...]:
         """Types by output; equal applications to equal types are inferred once."""
         names = [v.name or "" for v in node.inputs if v is not None]
         types = {n: t for n in names if (t := self._type(n)) is not None}

@@ -9,6 +9,8 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
+from graphprune.graph.custom import custom
+
 
 def graphs(node: ir.Node) -> list[ir.Graph]:
     """The graphs that a node holds, in the order of its attributes."""
@@ -84,14 +86,14 @@ def tensor_shape(tensor: ir.TensorProtocol) -> tuple[int, ...]:
 
 
 def one_scope(model: ir.Model) -> ir.Model:
-    """The model with its local functions written out and no name used in two branches.
+    """The model with its local functions written out, but for registered ones, and no name used in two branches.
 
     Returns:
         The model itself where nothing had to be done, else a changed clone.
     """
     if _calls(model):
         model = model.clone()
-        InlinePass()(model)
+        InlinePass(_written_out)(model)
     counts = Counter(v.name for v in all_values(model))
     if all(count == 1 for count in counts.values()):
         return model
@@ -102,7 +104,13 @@ def one_scope(model: ir.Model) -> ir.Model:
 
 def _calls(model: ir.Model) -> bool:
     """Whether any node calls a function of the model."""
-    return bool(model.functions) and any(n.op_identifier() in model.functions for n in model.graph.all_nodes())
+    written = {k for k, f in model.functions.items() if _written_out(f)}
+    return bool(written) and any(n.op_identifier() in written for n in model.graph.all_nodes())
+
+
+def _written_out(function: ir.Function) -> bool:
+    """A registered operator is one node, whatever its body says."""
+    return custom(function.domain, function.name) is None
 
 
 def _rename(values: Sequence[ir.Value], counts: Counter[str | None]) -> None:

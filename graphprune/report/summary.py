@@ -19,7 +19,7 @@ _MOST = 400  # groups whose own savings are worked out
 _SIZES = "export the model with fixed input sizes"
 _MENDS = (
     ("no rule for If", "keep the branch that runs (simplify the model with its inputs fixed)"),
-    ("no rule for", "export it as standard operators"),
+    ("no rule for", "export it as standard operators, or say what it couples with graphprune.register"),
     ("changes with the input size", _SIZES),
     ("whose size changes", _SIZES),
     ("not fixed", _SIZES),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -51,27 +52,64 @@ def check_output(output: Path, *sources: Path) -> None:
 
 
 @contextmanager
-def staged(output: Path) -> Iterator[Path]:
+def staged(output: Path, done: Callable[[], None] = lambda: None) -> Iterator[Path]:
     """A folder beside ``output`` for files that belong together: they replace what stood there at the end, or never.
+
+    Once the first file is renamed, Ctrl-C waits until all are; on an error what stood there before is put back.
+
+    Args:
+        output: Where the last and most important of the files goes.
+        done: Called when all files are in place, before a Ctrl-C that came meanwhile is raised.
 
     Raises:
         InputError: The folder cannot be written.
     """
     home = output.resolve().parent
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=home) as name:
-            folder = Path(name)
+        with uninterrupted():
+            stage = tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=home)
+        with stage as name, tempfile.TemporaryDirectory(prefix="old-", dir=name) as old:
+            folder = Path(name) / "new"
+            folder.mkdir()
             yield folder
-            with _uninterrupted():
-                for path in sorted(folder.iterdir(), key=lambda p: p.name == output.name):  # the model comes last
-                    path.replace(home / path.name)
+            with uninterrupted():
+                _rename_all(sorted(folder.iterdir(), key=lambda p: p.name == output.name), home, Path(old))
+                done()
     except OSError as error:
         raise InputError(f"{output}: cannot be written ({error.strerror or error})") from None
 
 
+def _rename_all(paths: Sequence[Path], home: Path, old: Path) -> None:
+    """Move files to ``home``, the last one last; when one cannot be moved, all is as it was."""
+    targets = [home / path.name for path in paths]
+    for target in targets:
+        if target.is_file():
+            _keep(target, old / target.name)
+    moved: list[Path] = []
+    try:
+        for path, target in zip(paths, targets, strict=True):
+            path.replace(target)
+            moved.append(target)
+    except BaseException:
+        for target in moved:
+            if (old / target.name).exists():
+                (old / target.name).replace(target)
+            else:
+                target.unlink()
+        raise
+
+
+def _keep(path: Path, copy: Path) -> None:
+    """Hold on to a file under a second name, by a copy where there are no links."""
+    try:
+        copy.hardlink_to(path)
+    except OSError:
+        shutil.copy2(path, copy)
+
+
 @contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Ctrl-C waits: half of the files renamed would be worse than a moment more."""
+def uninterrupted() -> Iterator[None]:
+    """Ctrl-C waits until the end of the block and takes effect there."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -81,8 +119,8 @@ def _uninterrupted() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before or signal.SIG_DFL)
-    if caught:
-        raise KeyboardInterrupt
+    if caught and callable(before):
+        before(signal.SIGINT, None)
 
 
 def save(model: ir.Model, path: str | Path, *, like: ir.Model | None = None) -> None:

@@ -66,6 +66,7 @@ class Relate:
         self.graph = state.graph
         self.store = state.store
         self.node = node
+        self.key = node.key  # who is to blame, whatever operator the node is taken for
 
     # -- facts -------------------------------------------------------------------------------------------
 
@@ -116,7 +117,7 @@ class Relate:
 
     def why(self, text: str, mend: str = "") -> int:
         """Reason id that blames this node."""
-        return self.store.reason(Reason(self.node.name, self.node.key, text, mend))
+        return self.store.reason(Reason(self.node.name, self.key, text, mend))
 
     # -- labels ------------------------------------------------------------------------------------------
 
@@ -157,7 +158,7 @@ class Relate:
     def freeze_window(self, slot: int, axis: int) -> None:
         """Freeze an axis of a kernel's window: no channels lie there."""
         axes = self._axes(self.node.inputs[slot])
-        why = self.store.reason(Reason(self.node.name, self.node.key, "an axis of the kernel's window", window=True))
+        why = self.store.reason(Reason(self.node.name, self.key, "an axis of the kernel's window", window=True))
         if axes[axis] is None:
             axes[axis] = self.store.frozen(self._size(self.node.inputs[slot], axis), why)
         else:

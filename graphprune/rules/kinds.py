@@ -71,13 +71,13 @@ def parameters(r: Relate, slots: Sequence[int], axis: Axis) -> None:
             r.tie(slot, 0, axis)
 
 
-def opaque(r: Relate, why: str) -> None:
+def opaque(r: Relate, why: str, mend: str = "") -> None:
     """Freeze everything a node touches."""
     for slot, name in enumerate(r.node.inputs):
         if name:
-            r.freeze_all(slot, why)
+            r.freeze_all(slot, why, mend)
     for name in r.node.captures:
-        r.freeze_value(name, why)
+        r.freeze_value(name, why, mend)
     for slot in range(len(r.node.outputs)):
         r.out_frozen(slot, why)
 

@@ -58,3 +58,22 @@ def find(node: Node) -> Rule | None:
 def all_rules() -> Iterator[Rule]:
     """Every registered rule, by operator name."""
     return iter(sorted(_RULES.values(), key=lambda r: r.op))
+
+
+def by_name(op: str) -> Rule | None:
+    """The rule of an operator given with its domain."""
+    return _RULES.get(op)
+
+
+def install(rule: Rule) -> Callable[[], None]:
+    """Put a rule in the table; the function returned restores what was there."""
+    before = _RULES.get(rule.op)
+    _RULES[rule.op] = rule
+
+    def undo() -> None:
+        if before is None:
+            _RULES.pop(rule.op, None)
+        else:
+            _RULES[rule.op] = before
+
+    return undo

@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphprune.errors import InputError
+from graphprune.graph.custom import STANDARD, Kernel, attribute, called, custom, libraries
 from graphprune.graph.model import Array, Graph, Node
 from graphprune.graph.scopes import initializers
 from graphprune.graph.sizes import cloned, weight_bytes
@@ -34,6 +35,9 @@ _PASSING = {
 }
 
 
+Kernels = dict[tuple[str, str], Kernel]
+
+
 class CannotRun(Exception):
     """onnxruntime refuses a model or its inputs."""
 
@@ -50,15 +54,20 @@ class Runner:
         if trace:
             options.enable_profiling, options.profile_file_prefix = True, trace
         level = ort.GraphOptimizationLevel
+        kernels = _python_kernels(model)
         options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
         try:
+            for library in libraries():
+                options.register_custom_ops_library(library)
             with tempfile.TemporaryDirectory(prefix="graphprune-") as folder:
-                self.session = ort.InferenceSession(
-                    _loadable(model, folder), options, providers=["CPUExecutionProvider"]
+                self.session: Any = (
+                    _reference(model, kernels)
+                    if kernels
+                    else ort.InferenceSession(_loadable(model, folder), options, providers=["CPUExecutionProvider"])
                 )
         except Exception as error:
-            raise CannotRun(_short(error)) from None
-        self.outputs = [o.name for o in self.session.get_outputs()]
+            raise CannotRun(f"{_short(error)}{_missing(model, str(error))}") from None
+        self.outputs = [o.name or "" for o in model.graph.outputs]
 
     def __call__(self, feed: Mapping[str, Array]) -> list[Any]:
         """All outputs for one set of inputs.
@@ -70,6 +79,37 @@ class Runner:
             return list(self.session.run(None, dict(feed)))
         except Exception as error:
             raise CannotRun(_short(error)) from None
+
+
+def _python_kernels(model: ir.Model) -> Kernels:
+    """Python kernels of the custom operators that a model uses."""
+    used = {(node.domain, node.op_type) for node in model.graph.all_nodes() if node.domain not in STANDARD}
+    found = {key: custom(*key) for key in used}
+    return {key: entry.run for key, entry in found.items() if entry is not None and entry.run is not None}
+
+
+def _reference(model: ir.Model, kernels: Kernels) -> Any:
+    """Onnx's reference evaluator, which takes kernels in Python."""
+    from onnx.reference import ReferenceEvaluator
+    from onnx.reference.op_run import OpRun
+
+    def kernel(domain: str, op: str, run: Kernel) -> type:
+        def call(self: Any, *inputs: Array | None, **_: Any) -> tuple[Array, ...]:
+            attrs = {a.name: attribute(ir.from_proto(a)) for a in self.onnx_node.attribute}
+            return tuple(called(run, inputs, attrs))
+
+        return type(op, (OpRun,), {"op_domain": domain, "_run": call})
+
+    ops = [kernel(domain, op, run) for (domain, op), run in kernels.items()]
+    return ReferenceEvaluator(ir.to_proto(model), new_ops=ops)
+
+
+def _missing(model: ir.Model, error: str) -> str:
+    """What to do about an operator that the runtime does not know."""
+    domains = {node.domain for node in model.graph.all_nodes()} - {*STANDARD, "ai.onnx.ml", "com.microsoft"}
+    if not domains or ("not a registered" not in error and "No opset import" not in error):
+        return ""
+    return "; give its kernels with --custom-ops LIBRARY, or run= of graphprune.register, or use --no-verify"
 
 
 def _loadable(model: ir.Model, folder: str) -> bytes | str:
