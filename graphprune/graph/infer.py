@@ -18,6 +18,7 @@ import onnx
 import onnx_ir as ir
 from onnx import defs, helper, shape_inference
 
+from graphprune.graph import contrib
 from graphprune.graph.evaluate import MAX_KNOWN, Evaluator
 
 Shape = tuple[int, ...]
@@ -178,7 +179,7 @@ class _Pass:
         """Types of the outputs by the operator's shape function, else what the file says of them."""
         graphs = node.op_type in _WITH_SUBGRAPHS
         schema = None if graphs else self._schema(node)
-        found = () if schema is None else self._by_schema(node, schema)
+        found = self._by_contrib(node) if schema is None else self._by_schema(node, schema)
         for value, typed in zip_longest(node.outputs, found):
             name = value.name or ""
             dtype, shape = typed or (int(value.dtype or 0), None)
@@ -188,6 +189,15 @@ class _Pass:
                 source = node.inputs[0].name or ""
                 dtype, shape = dtype or self.facts.dtypes.get(source, 0), self.facts.shapes.get(source)
             self._put(name, dtype, shape)
+
+    def _by_contrib(self, node: ir.Node) -> tuple[Typed | None, ...]:
+        """Types by output of an operator that brings no shape function."""
+        facts, names = self.facts, [v.name or "" if v is not None else "" for v in node.inputs]
+        inputs = [(facts.dtypes.get(n, 0), facts.shapes.get(n)) if n in facts.shapes else None for n in names]
+        try:
+            return contrib.types(node, inputs, self.opsets.get("", 1))
+        except (shape_inference.InferenceError, RuntimeError, ValueError) as error:
+            raise BadSizes(f"{node.op_type} {node.name or ''}: {str(error).splitlines()[0]}") from None
 
     def _schema(self, node: ir.Node) -> defs.OpSchema | None:
         key = (node.domain, node.op_type)
