@@ -20,6 +20,7 @@ from graphprune.graph.model import Array, Graph, Node, Value, Weight
 from graphprune.graph.probe import probe, real_inputs
 from graphprune.graph.sizes import file_bytes
 
+_COPIED = ("float", "bfloat", "double", "int4", "uint4", "int8", "uint8", "int16", "uint16")  # wider ones are sizes
 _SCOPE_KEYS = ("pkg.torch.onnx.name_scopes", "namespace")
 Source = str | Path | onnx.ModelProto | ir.Model
 
@@ -278,7 +279,7 @@ def _aliases(nodes: list[Node], weights: Mapping[str, Weight]) -> dict[str, str]
 
 
 def _cloneable(weight: Weight) -> bool:
-    if not weight.dtype.startswith(("float", "bfloat", "double")) or len(weight.shape) == 0:
+    if not weight.dtype.startswith(_COPIED) or len(weight.shape) == 0:
         return False
     if len(weight.shape) == 1:
         return True

@@ -31,7 +31,7 @@ def quantize(r: Relate) -> None:
                     whole_blocks(r, axes[a], r.axis(slot, a), int(r.attr("block_size")))
                 else:
                     r.tie(slot, a, axes[a])
-    elif r.rank(1) == 1 and rank > 0:
+    elif r.rank(1) == 1 and r.shape(1) != (1,):
         parameters(r, (1, 2), axes[axis])
     r.out(axes)
 

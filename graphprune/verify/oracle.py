@@ -73,17 +73,25 @@ def _integer_zero(surgeon: Surgeon, value: ir.Value) -> ir.Value | np.ndarray | 
     if maker is None or maker.op_type != "DequantizeLinear" or maker.graph is not surgeon.model.graph:
         return None
     source, zero = maker.inputs[0], maker.inputs[2] if len(maker.inputs) > 2 else None
-    if source is None or source.dtype not in (ir.DataType.INT8, ir.DataType.UINT8):
+    if source is None or (dtype := _dtype(surgeon, source)) not in (ir.DataType.INT8, ir.DataType.UINT8):
         return None
     if zero is None:
-        return np.zeros((), source.dtype.numpy())
+        return np.zeros((), dtype.numpy())
     if zero.shape is not None and math.prod(zero.shape.numpy()) == 1:
         return zero
-    known, rank = surgeon.graph.constant(zero.name or ""), len(value.shape or source.shape or ())
+    known, facts = surgeon.graph.constant(zero.name or ""), surgeon.graph.values.get(source.name or "")
+    rank = len(facts.shape or ()) if facts is not None else 0
     if known is None or known.ndim != 1 or not rank:
         return None
     axis = maker.attributes.get_int("axis", 1) % rank
     return known.reshape([-1 if a == axis else 1 for a in range(rank)])
+
+
+def _dtype(surgeon: Surgeon, value: ir.Value) -> ir.DataType:
+    """Element type of a value, whether the file states it or not."""
+    facts = surgeon.graph.values.get(value.name or "")
+    known = ir.DataType[facts.dtype.upper()] if facts is not None and facts.dtype else None
+    return value.dtype or known or ir.DataType.UNDEFINED
 
 
 def _mask_integers(
@@ -95,7 +103,7 @@ def _mask_integers(
     source = maker.inputs[0]
     assert source is not None
     masked = surgeon.overlay(source, mask, zero, target)
-    masked.type = source.type
+    masked.type = ir.TensorType(_dtype(surgeon, source))
     operands = [masked, *(v for v in maker.inputs[1:] if v is not None)]
     attrs = {k: a.value for k, a in maker.attributes.items()}
     return surgeon.insert("DequantizeLinear", operands, attrs, target, domain=maker.domain)
