@@ -234,7 +234,7 @@ class _Pass:
                 opset_imports=self.imports,
                 ir_version=self.model.ir_version,
             )
-        except (shape_inference.InferenceError, RuntimeError, ValueError) as error:
+        except (shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError, ValueError) as error:
             raise BadSizes(f"{node.op_type} {node.name or ''}: {str(error).splitlines()[0]}") from None
         made = (found.get(v.name or "") for v in node.outputs)
         typed = tuple(

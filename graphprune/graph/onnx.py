@@ -13,7 +13,7 @@ import onnx
 import onnx_ir as ir
 
 from graphprune.errors import InputError
-from graphprune.graph.checks import check_structure
+from graphprune.graph.checks import check_structure, sort_nodes
 from graphprune.graph.fuse import fuse_permutations
 from graphprune.graph.infer import Facts, Shape, constant_tensor
 from graphprune.graph.model import Array, Graph, Node, Value, Weight
@@ -39,6 +39,8 @@ def load(source: Source, *, input_shapes: Mapping[str, Shape] | None = None) -> 
         InputError: The file cannot be read, is not a valid model, or cannot run at any size tried.
     """
     model, name = read_model(source)
+    if not isinstance(source, ir.Model):
+        sort_nodes(model)
     check_structure(model, name)
     facts, sizes = probe(model, name, input_shapes)
     return _build(model, name, facts, sizes)
