@@ -87,10 +87,9 @@ def wanted(built: Built, cut: Cut, full: dict[str, Array]) -> list[Array]:
     """What the operator must give at the kept positions, in the terms of the case."""
     one = built.case
     if one.judge is not None:
-        inputs = [full[f"{n}_stored" if f"{n}_stored" in full else n] for n in built.arguments]
-        return one.judge(
-            inputs, [positions(cut, n, full[_stored(full, n)].shape) for n in built.arguments], built.sizes
-        )
+        names = [n for n in built.arguments if n]
+        inputs = [full[_stored(full, n)] for n in names]
+        return one.judge(inputs, [positions(cut, n, a.shape) for n, a in zip(names, inputs, strict=True)], built.sizes)
     if one.restricted:
         cuts = {n: box(a, positions(cut, n, a.shape)) if n in built.sources else a for n, a in full.items()}
         return evaluate(built.subject(cuts), built.feeds)
@@ -100,7 +99,7 @@ def wanted(built: Built, cut: Cut, full: dict[str, Array]) -> list[Array]:
             kept = cut.kept(name, a)
             if kept is not None and token in one.zero.split():
                 gone = np.setdiff1d(np.arange(full[name].shape[a]), kept)
-                zeroed[name][(slice(None),) * a + (gone,)] = 0
+                zeroed[name][(slice(None),) * a + (gone,)] = one.nothing
     outs = evaluate(built.subject(zeroed), built.feeds)
     return [box(o, positions(cut, n, o.shape)) for n, o in zip(built.outs, outs, strict=True)]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import numpy as np
 import onnx_ir as ir
 
@@ -11,6 +13,18 @@ from graphprune.graph.scopes import tensor_shape
 
 _CONTRACTIONS = {"Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN"}
 _FLOATS = {"float", "double", "float16", "bfloat16"}
+
+
+def sort_nodes(model: ir.Model) -> None:
+    """Put nodes behind what they read, which some tools do not see to; a cycle is left to be refused by name."""
+    seen: set[ir.Node] = set()
+    for node in model.graph:
+        makers = (v.producer() for v in node.inputs if v is not None)
+        if any(m is not None and m.graph is model.graph and m not in seen for m in makers):
+            with suppress(ValueError):
+                model.graph.sort()
+            return
+        seen.add(node)
 
 
 def check_structure(model: ir.Model, name: str) -> None:

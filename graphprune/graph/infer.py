@@ -21,6 +21,7 @@ from graphprune.graph.blackbox import infer_custom
 from graphprune.graph.control import BadSizes, infer_control, is_control
 from graphprune.graph.custom import custom
 from graphprune.graph.evaluate import MAX_KNOWN, Evaluator
+from graphprune.graph.integer_shapes import integer_types
 from graphprune.graph.scopes import constant_tensor, tensor_shape
 from graphprune.graph.types import UNKNOWN, Shape, Typed, container_of, read_type, type_proto
 
@@ -207,7 +208,7 @@ class Pass:
             self._check_states(node)
         graphs = node.op_type in _OPAQUE_GRAPHS
         schema = None if graphs else self.schema(node.domain, node.op_type)
-        found = () if schema is None else self.by_schema(node, schema)
+        found = self._by_contrib(node) if schema is None else self.by_schema(node, schema)
         entry = custom(node.domain, node.op_type)
         if entry is not None:
             found = infer_custom(self, node, entry) or found
@@ -229,6 +230,14 @@ class Pass:
         sizes = {s[batch] for s in found if s is not None and len(s) == 3 and s[batch] != UNKNOWN}
         if len(sizes) > 1:
             raise BadSizes(f"{node.op_type} {node.name or ''}: sequence and initial state differ in their batch")
+
+    def _by_contrib(self, node: ir.Node) -> tuple[Typed | None, ...]:
+        """Types by output of an operator that brings no shape function."""
+        try:
+            found = integer_types(node, [self.typed(v)[:2] for v in node.inputs], self.opsets.get("", 1))
+        except (shape_inference.InferenceError, RuntimeError, ValueError) as error:
+            raise BadSizes(f"{node.op_type} {node.name or ''}: {str(error).splitlines()[0]}") from None
+        return tuple(None if t is None else (*t, "") for t in found)
 
     def schema(self, domain: str, op: str) -> defs.OpSchema | None:
         """The operator's schema at the model's opset, None when there is none."""
@@ -265,7 +274,7 @@ class Pass:
                 opset_imports=self.imports,
                 ir_version=self.model.ir_version,
             )
-        except (shape_inference.InferenceError, RuntimeError, ValueError) as error:
+        except (shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError, ValueError) as error:
             raise BadSizes(f"{node.op_type} {node.name or ''}: {str(error).splitlines()[0]}") from None
         made = (found.get(v.name or "") for v in node.outputs)
         typed = tuple(None if t is None else read_type(t) for t in made)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import cache, partial
 from pathlib import Path
@@ -13,17 +12,17 @@ import onnx
 import onnx_ir as ir
 
 from graphprune.errors import InputError
-from graphprune.graph.checks import check_structure
+from graphprune.graph.checks import check_structure, sort_nodes
 from graphprune.graph.control import is_control, unrolled
 from graphprune.graph.fuse import fuse_permutations
 from graphprune.graph.infer import Facts
 from graphprune.graph.model import Array, Graph, Node, Value, Weight
 from graphprune.graph.probe import probe, real_inputs
 from graphprune.graph.scopes import constant_tensor, graphs, initializers, nodes_of, one_scope, source_nodes
+from graphprune.graph.shared import clone_shared
 from graphprune.graph.sizes import file_bytes
 from graphprune.graph.types import Shape
 
-_VIEWS = {"Slice", "Split"}  # several of them read the parts of one tensor
 _SCOPE_KEYS = ("pkg.torch.onnx.name_scopes", "namespace")
 Source = str | Path | onnx.ModelProto | ir.Model
 
@@ -42,6 +41,8 @@ def load(source: Source, *, input_shapes: Mapping[str, Shape] | None = None) -> 
         InputError: The file cannot be read, is not a valid model, or cannot run at any size tried.
     """
     model, name = read_model(source)
+    if not isinstance(source, ir.Model):
+        sort_nodes(model)
     check_structure(model, name)
     model = one_scope(model)
     facts, sizes = probe(model, name, input_shapes)
@@ -114,7 +115,7 @@ def _build(model: ir.Model, name: str, facts: list[Facts], sizes: list[dict[str,
     known = {n: a for n, a in facts[0].known.items() if n not in weights}
     fixed = {n: a for n, a in known.items() if _same(a, facts[-1].known.get(n))}
     nodes = [n for n in _neutral(model, facts[0]) if not n.outputs or n.outputs[0] not in weights]
-    nodes, weights = _clone_shared(nodes, weights, values, outputs)
+    nodes, weights = clone_shared(nodes, weights, values, outputs)
     return Graph(
         name=name,
         nodes=fuse_permutations(nodes, values, outputs),
@@ -241,60 +242,3 @@ def _captures(node: ir.Node) -> list[str]:
         read = [v for n in nodes for v in n.inputs if v is not None] + list(graph.outputs)
         out.update({v.name: None for v in read if id(v) not in inner and v.name})
     return list(out)
-
-
-def _clone_shared(
-    nodes: list[Node], weights: dict[str, Weight], values: dict[str, Value], outputs: tuple[str, ...]
-) -> tuple[list[Node], dict[str, Weight]]:
-    """Give every use of a shared small constant its own name, so that it couples no strangers.
-
-    Exporters de-duplicate equal vectors: one zero bias feeds many layers. Tensors of two or more dimensions
-    stay shared (tied weights) unless all their elements are equal.
-    """
-    alias = _aliases(nodes, weights)
-    uses = Counter(alias.get(i, i) for n in nodes for i in n.inputs)
-    uses.update(alias.get(i, i) for n in nodes for i in n.captures)
-    passed = {alias.get(i, i) for n in nodes if n.boundary or n.op in _VIEWS for i in n.inputs}
-    shared = {w for w, n in uses.items() if n > 1 and w in weights and w not in passed and _cloneable(weights[w])}
-    if not shared:
-        return nodes, weights
-    out = []
-    read_inside = {name for n in nodes for name in n.captures} | set(outputs)
-    for node in nodes:
-        if alias.get(node.outputs[0]) in shared and node.outputs[0] not in read_inside:
-            continue  # every reader gets its own copy of what this Identity passes on
-        inputs = list(node.inputs)
-        for slot, name in enumerate(inputs):
-            real = alias.get(name, name)
-            if real not in shared or node.outputs[0] in alias:
-                continue
-            weight = weights[real]
-            use = f"{real}@{node.name}:{slot}"
-            weights[use] = Weight(use, weight.source, weight.shape, weight.dtype, weight.origin, weight.read)
-            values[use] = values[weight.name]
-            inputs[slot] = use
-        changed = tuple(inputs) != node.inputs
-        out.append(
-            Node(**{f: getattr(node, f) for f in Node.__slots__} | {"inputs": tuple(inputs)}) if changed else node
-        )
-    return out, weights
-
-
-def _aliases(nodes: list[Node], weights: Mapping[str, Weight]) -> dict[str, str]:
-    """Identity outputs of stored tensors, with the tensor they stand for."""
-    out: dict[str, str] = {}
-    for node in nodes:
-        if node.op == "Identity" and not node.domain:
-            real = out.get(node.inputs[0], node.inputs[0])
-            if real in weights:
-                out[node.outputs[0]] = real
-    return out
-
-
-def _cloneable(weight: Weight) -> bool:
-    if not weight.dtype.startswith(("float", "bfloat", "double")) or len(weight.shape) == 0:
-        return False
-    if len(weight.shape) == 1:
-        return True
-    array = weight.read()
-    return bool(array.size) and bool((array == array.flat[0]).all())

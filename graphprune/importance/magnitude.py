@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from graphprune.coupling.groups import DependencyGraph
 from graphprune.errors import InputError
-from graphprune.graph.model import Array
+from graphprune.graph.dequantise import RealValues
 
 Scores = NDArray[np.float64]
 
@@ -44,15 +44,20 @@ def _summed(deps: DependencyGraph, *, power: int) -> Scores:
 def _axis_sums(deps: DependencyGraph, power: int) -> Iterator[tuple[str, dict[int, NDArray[np.float64]]]]:
     """Per stored tensor, the summed magnitude of each position of its labelled axes; read once.
 
+    Quantised weights count as the real numbers they stand for; their scales and zero points do not count again.
+
     Raises:
         InputError: A tensor holds NaN or infinity.
     """
+    real = RealValues(deps.source)
     for name, weight in deps.source.weights.items():
         axes = [a for a, x in enumerate(deps.types.get(name) or ()) if x is not None and x.units is not None]
-        if not axes or weight.origin == "fill":
+        if not axes or weight.origin == "fill" or name in real.settings:
             continue
-        array = _as_float(weight.read())
+        array = real.read(name)
         sums = {a: _reduce(array, a, power) for a in axes}
+        if not all(np.isfinite(s).all() for s in sums.values()):  # squares of large numbers do not fit float32
+            sums = {a: _reduce(array.astype(np.float64), a, power) for a in axes}
         if not all(np.isfinite(s).all() for s in sums.values()):
             raise InputError(
                 f"{deps.source.name}: weight {weight.source} holds NaN or infinite values; repair the model first"
@@ -60,11 +65,7 @@ def _axis_sums(deps: DependencyGraph, power: int) -> Iterator[tuple[str, dict[in
         yield name, sums
 
 
-def _as_float(array: Array) -> NDArray[np.float32]:
-    return array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
-
-
-def _reduce(array: NDArray[np.float32], axis: int, power: int) -> NDArray[np.float64]:
+def _reduce(array: NDArray[np.float32] | NDArray[np.float64], axis: int, power: int) -> NDArray[np.float64]:
     """Sum of |x|^power over all other axes, without a temporary of the tensor's size where that can be had."""
     outer = int(np.prod(array.shape[:axis], dtype=np.int64))
     cube = array.reshape(outer, array.shape[axis], -1)

@@ -194,10 +194,13 @@ class Surgeon:
         assert maker is not None
         return self.insert(op, inputs, {}, maker, after=True)
 
-    def overlay(self, value: ir.Value, keep: Array, other: Array, at: ir.Node, *, after: bool = False) -> ir.Value:
+    def overlay(
+        self, value: ir.Value, keep: Array, other: Array | ir.Value, at: ir.Node, *, after: bool = False
+    ) -> ir.Value:
         """``value`` where ``keep``, else ``other``, made beside ``at``; Where only came with opset 9."""
-        if self.model.graph.opset_imports.get("", 1) >= 9:
-            operands = [self._bools(f"{value.name}_mask", keep), value, self.constant(f"{value.name}_fixed", other)]
+        if isinstance(other, ir.Value) or self.model.graph.opset_imports.get("", 1) >= 9:
+            fixed = other if isinstance(other, ir.Value) else self.constant(f"{value.name}_fixed", other)
+            operands = [self._bools(f"{value.name}_mask", keep), value, fixed]
             return self.insert("Where", operands, {}, at, after=after)
         factors, terms = keep.astype(other.dtype), np.where(keep, np.zeros_like(other), other)
         held = self.insert("Mul", [value, self.constant(f"{value.name}_mask", factors)], {}, at, after=after)
@@ -215,10 +218,17 @@ class Surgeon:
         new.name, self.values[old.name], self.values[name] = name, old, new
 
     def insert(
-        self, op: str, inputs: Sequence[ir.Value], attrs: dict[str, Any], at: ir.Node, *, after: bool = False
+        self,
+        op: str,
+        inputs: Sequence[ir.Value],
+        attrs: dict[str, Any],
+        at: ir.Node,
+        *,
+        after: bool = False,
+        domain: str = "",
     ) -> ir.Value:
         """A new node beside ``at``; returns its output."""
-        node = ir.node(op, inputs, attrs)
+        node = ir.node(op, inputs, attrs, domain=domain)
         out = node.outputs[0]
         name = self.free(f"{at.outputs[0].name}_{op.lower()}")
         out.name = node.name = name

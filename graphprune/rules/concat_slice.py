@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +18,13 @@ INT_MAX = int(np.iinfo(np.int64).max)
 
 @rule("Concat", kind="REINDEX")
 def concat(r: Relate) -> None:
-    """One after the other along ``axis``; the other axes are tied."""
-    slots = [s for s in range(len(r.node.inputs)) if r.has(s)]
-    axis = int(r.attr("axis", 1)) % r.rank(0)
+    """All inputs one after the other."""
+    join(r, [s for s in range(len(r.node.inputs)) if r.has(s)])
+
+
+def join(r: Relate, slots: Sequence[int]) -> None:
+    """Some inputs one after the other along ``axis``; their other axes are tied."""
+    axis = int(r.attr("axis", 1)) % r.rank(slots[0])
     lead = min(slots, key=r.unlabelled)
     axes = r.axes(lead)
     for slot in slots:

@@ -26,12 +26,15 @@ class Site:
         axis: Axis of that input.
         mode: "zero" where removed positions count as zeros (contractions, sums), "restrict" where the
             operator runs on the kept positions only (means, norms).
+        fill: Input that says what counts as zero at this site (the zero point of an integer operand, which
+            broadcasts to it), -1 for zero itself.
     """
 
     node: str
     slot: int
     axis: int
     mode: str
+    fill: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,7 @@ class Relate:
 
     def has(self, slot: int) -> bool:
         """Whether input ``slot`` is given."""
-        return slot < len(self.node.inputs) and bool(self.node.inputs[slot])
+        return 0 <= slot < len(self.node.inputs) and bool(self.node.inputs[slot])
 
     def value(self, slot: int) -> Value:
         """Facts of input ``slot``; its rank is known.
@@ -269,13 +272,16 @@ class Relate:
 
     # -- what verification and costs need ------------------------------------------------------------------
 
-    def contract(self, slot: int, axis: int, mode: str = "zero") -> None:
-        """Note that the node sums ("zero") or takes statistics ("restrict") over an input axis."""
+    def contract(self, slot: int, axis: int, mode: str = "zero", *, fill: int = -1) -> None:
+        """Note that the node sums ("zero") or takes statistics ("restrict") over an input axis.
+
+        ``fill`` is the input that holds the zero point of an integer operand.
+        """
         axis %= self.rank(slot)
         labels = self.axis(slot, axis)
         if labels.parts:
             self.store.freeze(labels, self.why("it is summed together with an axis whose size changes"))
-        self.state.sites.append(Site(self.node.name, slot, axis, mode))
+        self.state.sites.append(Site(self.node.name, slot, axis, mode, fill if self.has(fill) else -1))
 
     def macs(self, factor: int, *axes: Axis) -> None:
         """Add multiply-accumulates: ``factor`` times the kept lengths of ``axes``."""

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from graphprune.algebra import Axis
 from graphprune.rules.context import Relate
 from graphprune.rules.edit import Edit
+from graphprune.rules.kinds import parameters as per_channel
 from graphprune.rules.registry import rule
 
 
-def _spatial(r: Relate, channels: Axis) -> list[Axis]:
+def spatial(r: Relate, channels: Axis, weight: int = 1) -> list[Axis]:
     """Output axes of a window operator; an axis with kernel 1, stride 1 and no padding passes its labels."""
-    kernel = [int(k) for k in r.attr("kernel_shape") or r.shape(1)[2:]]
+    kernel = [int(k) for k in r.attr("kernel_shape") or r.shape(weight)[2:]]
     axes = [r.axis(0, 0), channels]
     out = r.output().shape
     assert out is not None
@@ -33,48 +35,55 @@ def _windowed(r: Relate, d: int, kernel: int, dims: int) -> bool:
     return kernel != 1 or stride != 1 or pads[d] != 0 or pads[d + dims] != 0 or grown != 0
 
 
-def _freeze_kernel(r: Relate) -> None:
-    for axis in range(2, r.rank(1)):
-        r.freeze_window(1, axis)
+def _freeze_kernel(r: Relate, weight: int = 1) -> None:
+    for axis in range(2, r.rank(weight)):
+        r.freeze_window(weight, axis)
 
 
-def conv_groups(e: Edit) -> None:
+def conv_groups(e: Edit, weight: int = 1) -> None:
     """The new number of groups is the new channels over the new channels of one group."""
     if int(e.attr("group", 1)) > 1:
-        e.change.attrs["group"] = e.in_size(0, 1) // e.in_size(1, 1)
+        e.change.attrs["group"] = e.in_size(0, 1) // e.in_size(weight, 1)
 
 
 @rule("Conv", "com.microsoft.FusedConv", kind="GROUPED", edit=conv_groups)
 def conv(r: Relate) -> None:
-    """Weight (O, I/G, …): input and output channels share the factor "group", the rest is tied inside."""
-    groups = int(r.attr("group", 1))
-    _freeze_kernel(r)
-    if groups == 1:
-        r.tie(1, 1, r.axis(0, 1))
-    else:
-        grouped_weight(r, groups)
+    """A bias per channel; FusedConv adds a tensor of the output's shape."""
+    convolution(r, 1, (2,))
     r.contract(0, 1)
-    channels = r.axis(1, 0)
-    if r.has(2):
-        r.tie(2, 0, channels)
-    if r.has(3):  # FusedConv adds a tensor of the output's shape
-        r.tie(3, 1, channels)
-    axes = _spatial(r, channels)
+    if r.has(3):
+        r.tie(3, 1, r.axis(1, 0))
+
+
+def convolution(r: Relate, weight: int, parameters: Sequence[int]) -> None:
+    """Weight (O, I/G, …): input and output channels share the factor "group", the rest is tied inside.
+
+    ``parameters`` are inputs with a value per output channel, or a single one for all.
+    """
+    groups = int(r.attr("group", 1))
+    _freeze_kernel(r, weight)
+    if groups == 1:
+        r.tie(weight, 1, r.axis(0, 1))
+    else:
+        grouped_weight(r, weight, groups)
+    channels = r.axis(weight, 0)
+    per_channel(r, parameters, channels)
+    axes = spatial(r, channels, weight)
     r.out(axes)
-    r.macs(math.prod(r.shape(1)[2:]), *axes, r.axis(1, 1))
+    r.macs(math.prod(r.shape(weight)[2:]), *axes, r.axis(weight, 1))
 
 
-def grouped_weight(r: Relate, groups: int) -> None:
+def grouped_weight(r: Relate, weight: int, groups: int) -> None:
     """Factor channels as (group, offset) on both sides of the weight."""
     outer, offset_in = r.split(r.axis(0, 1), groups, r.shape(0)[1] // groups)
-    r.tie(1, 1, offset_in)
-    per_group = r.shape(1)[0] // groups
-    if r.unlabelled(1):
-        r.tie(1, 0, r.merge(outer, r.fresh(per_group)))
-    elif r.state.types[r.node.inputs[1]][0] is None:
-        r.tie(1, 0, r.merge(outer, r.fresh(per_group)) if per_group > 1 else outer)
+    r.tie(weight, 1, offset_in)
+    per_group = r.shape(weight)[0] // groups
+    if r.unlabelled(weight):
+        r.tie(weight, 0, r.merge(outer, r.fresh(per_group)))
+    elif r.state.types[r.node.inputs[weight]][0] is None:
+        r.tie(weight, 0, r.merge(outer, r.fresh(per_group)) if per_group > 1 else outer)
     else:
-        mine, _ = r.split(r.axis(1, 0), groups, per_group)
+        mine, _ = r.split(r.axis(weight, 0), groups, per_group)
         r.eq(mine, outer)
 
 
@@ -99,14 +108,14 @@ def conv_transpose(r: Relate) -> None:
         channels = r.merge(outer, per_group)
     if r.has(2):
         r.tie(2, 0, channels)
-    r.out(_spatial(r, channels))
+    r.out(spatial(r, channels))
     r.macs(math.prod(r.shape(1)[2:]), *r.axes(0), per_group)
 
 
 @rule("MaxPool", "AveragePool", "LpPool", kind="REDUCE")
 def pool(r: Relate) -> None:
     """Windows on the spatial axes only; channels pass."""
-    axes = _spatial(r, r.axis(0, 1))
+    axes = spatial(r, r.axis(0, 1))
     if any(r.node.outputs[1:]):
         r.freeze_all(0, "the second output counts positions along it")
     for slot in range(len(r.node.outputs)):

@@ -67,7 +67,7 @@ def first_input_pointwise(r: Relate) -> None:
 def parameters(r: Relate, slots: Sequence[int], axis: Axis) -> None:
     """Tie 1-D parameters to an axis."""
     for slot in slots:
-        if r.has(slot) and r.shape(slot) != (1,):
+        if r.has(slot) and r.shape(slot) not in ((), (1,)):
             r.tie(slot, 0, axis)
 
 

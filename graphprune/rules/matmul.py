@@ -10,27 +10,38 @@ from graphprune.rules.registry import rule
 @rule("MatMul", kind="CONTRACT")
 def matmul(r: Relate) -> None:
     """numpy.matmul: 1-D operands gain an axis, batch axes broadcast."""
-    left, right = r.rank(0), r.rank(1)
-    inner = -2 if right > 1 else -1
-    if r.unlabelled(0):
-        r.tie(0, -1, r.axis(1, inner))
-    else:
-        r.tie(1, inner, r.axis(0, -1))
+    axes = matrix_product(r, 0, 1)
     r.contract(0, -1)
-    r.contract(1, inner)
-    axes = _batch_axes(r, left, right)
-    if left > 1:
-        axes.append(r.axis(0, -2))
-    if right > 1:
-        axes.append(r.axis(1, -1))
+    r.contract(1, inner_axis(r, 1))
     r.out(axes)
     r.macs(1, *axes, r.axis(0, -1))
 
 
+def inner_axis(r: Relate, right: int) -> int:
+    """The summed axis of the right operand."""
+    return -2 if r.rank(right) > 1 else -1
+
+
+def matrix_product(r: Relate, left: int, right: int) -> list[Axis]:
+    """Tie the summed axes of two inputs; the labels of their product."""
+    inner = inner_axis(r, right)
+    if r.unlabelled(left):
+        r.tie(left, -1, r.axis(right, inner))
+    else:
+        r.tie(right, inner, r.axis(left, -1))
+    axes = _batch_axes(r, left, right)
+    if r.rank(left) > 1:
+        axes.append(r.axis(left, -2))
+    if r.rank(right) > 1:
+        axes.append(r.axis(right, -1))
+    return axes
+
+
 def _batch_axes(r: Relate, left: int, right: int) -> list[Axis]:
     axes: list[Axis] = []
-    for a in range(-max(left, right), -2):
-        have = [s for s, rank in ((0, left), (1, right)) if rank >= -a]
+    ranks = (left, r.rank(left)), (right, r.rank(right))
+    for a in range(-max(rank for _, rank in ranks), -2):
+        have = [s for s, rank in ranks if rank >= -a]
         wide = [s for s in have if r.shape(s)[a] != 1 or r.value(s).dynamic[a]] or have[:1]
         wide.sort(key=r.unlabelled)
         first = r.axis(wide[0], a)

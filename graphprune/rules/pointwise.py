@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from graphprune.rules.context import Relate, Unsupported
-from graphprune.rules.kinds import first_input_pointwise, parameters, pointwise
+from graphprune.rules.kinds import first_input_pointwise, pointwise
 from graphprune.rules.registry import rule
 
 UNARY = [
@@ -119,21 +119,4 @@ def prelu(r: Relate) -> None:
     for a in range(1, rank + 1):
         if r.shape(1)[-a] != 1:
             r.tie(1, -a, axes[-a])
-    r.out(axes)
-
-
-@rule("QuantizeLinear", "DequantizeLinear", kind="PARAM")
-def quantize(r: Relate) -> None:
-    """Per tensor, or one scale and zero point per position of ``axis``; blocks along an axis freeze it."""
-    axes = r.axes(0)
-    axis = int(r.attr("axis", 1))
-    if r.attr("block_size", 0):
-        r.freeze(0, axis, "its values are quantised in blocks")
-        for slot in (1, 2):
-            if r.has(slot):
-                for a in range(r.rank(slot)):
-                    if a != axis % r.rank(0):
-                        r.tie(slot, a, axes[a])
-    elif r.rank(1) == 1 and r.rank(0) > 0:
-        parameters(r, (1, 2), axes[axis])
     r.out(axes)

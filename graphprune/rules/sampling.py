@@ -59,7 +59,7 @@ def deform_conv(r: Relate) -> None:
     if groups == 1:
         r.tie(1, 1, r.axis(0, 1))
     else:
-        grouped_weight(r, groups)
+        grouped_weight(r, 1, groups)
     moved = r.frozen(1, "an axis of one position")
     if offset_groups > 1:
         moved, _ = r.split(r.axis(0, 1), offset_groups, r.shape(0)[1] // offset_groups)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 
 import numpy as np
 import onnx_ir as ir
@@ -16,41 +17,50 @@ Choice = Mapping[int, bool]
 
 
 def walk_branches(
-    graph: Graph,
-    masked: ir.Model,
-    pruned: ir.Model,
-    inputs: Sequence[Mapping[str, Array]],
-    differ: Callable[[Sequence[Array], Sequence[Array]], None],
-) -> str:
-    """Run both models with every branch forced in turn and hand the outputs to ``differ``.
+    graph: Graph, masked: ir.Model, pruned: ir.Model, inputs: Sequence[Mapping[str, Array]]
+) -> tuple[list[tuple[list[Array], list[Array]]], str]:
+    """Run both models with every branch forced in turn.
 
     A branch that the input sizes rule out is left alone: a squeeze of an axis that is wider, and the like. A way that
     the reference itself cannot go says nothing and is passed over.
 
     Returns:
-        Words for the verdict: how many of the branches were run, "" for a model without any.
+        The outputs of both for every run, and words for the verdict: how many of the branches were run, "" for a
+        model without any.
 
     Raises:
         CannotRun: The pruned model fails on a way that the reference goes.
     """
     choices = list(_choices(masked, graph))
+    pairs: list[tuple[list[Array], list[Array]]] = []
     gone = 0
     for choice in choices[:_MOST]:
-        try:
-            reference = Runner(_forced(masked, choice))
-        except CannotRun:
-            continue
-        candidate = Runner(_forced(pruned, choice))
-        ran = False
-        for feed in inputs:
-            try:
-                wanted = reference(feed)
-            except CannotRun:
-                continue
-            differ(wanted, candidate(feed))
-            ran = True
-        gone += ran
-    return f", {gone} of {len(choices)} branches" if choices else ""
+        before = len(pairs)
+        with suppress(_NoWay):
+            reference, candidate = _runner(masked, choice), Runner(_forced(pruned, choice))
+            for feed in inputs:
+                with suppress(_NoWay):
+                    pairs.append((_tried(reference, feed), candidate(feed)))
+        gone += len(pairs) > before
+    return pairs, f", {gone} of {len(choices)} branches" if choices else ""
+
+
+class _NoWay(Exception):
+    """The reference cannot go this way."""
+
+
+def _runner(masked: ir.Model, choice: Choice) -> Runner:
+    try:
+        return Runner(_forced(masked, choice))
+    except CannotRun:
+        raise _NoWay from None
+
+
+def _tried(reference: Runner, feed: Mapping[str, Array]) -> list[Array]:
+    try:
+        return reference(feed)
+    except CannotRun:
+        raise _NoWay from None
 
 
 def _ifs(model: ir.Model) -> list[ir.Node]:

@@ -7,6 +7,8 @@ so an error in a coupling rule, in a slice or in an edited attribute shows as a 
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import onnx_ir as ir
 
@@ -28,8 +30,8 @@ def masked_reference(cut: Cut) -> ir.Model:
         if any(s.mode == "restrict" for s in sites):
             _run_restricted(surgeon, node)
             continue
-        for slot, axis in sorted({(s.slot, s.axis) for s in sites}):
-            _mask_input(surgeon, node, slot, axis)
+        for slot, axis, fill in sorted({(s.slot, s.axis, s.fill) for s in sites}):
+            _mask_input(surgeon, node, slot, axis, fill)
     interface = {id(v) for v in (*surgeon.model.graph.inputs, *surgeon.model.graph.outputs)}
     for value in surgeon.values.values():
         if value.const_value is None and id(value) not in interface:
@@ -41,8 +43,12 @@ def _input(cut: Cut, site: Site) -> str:
     return next(n for n in cut.deps.source.nodes if n.name == site.node).inputs[site.slot]
 
 
-def _mask_input(surgeon: Surgeon, node: Node, slot: int, axis: int) -> None:
-    """Read an input with zeros at its removed positions; infinities there must not leak either."""
+def _mask_input(surgeon: Surgeon, node: Node, slot: int, axis: int, fill: int) -> None:
+    """Read an input with zeros at its removed positions; infinities there must not leak either.
+
+    In front of integer sums zero is the operand's zero point. A value that comes out of a DequantizeLinear is masked
+    before it: the same values, and the runtime still finds the pattern that it runs in integers.
+    """
     target = surgeon.nodes[node.name]
     value = target.inputs[slot]
     assert value is not None
@@ -52,8 +58,56 @@ def _mask_input(surgeon: Surgeon, node: Node, slot: int, axis: int) -> None:
     mask = np.zeros(facts.shape[axis], np.bool_)
     mask[kept] = True
     mask = mask.reshape([-1 if a == axis else 1 for a in range(len(facts.shape))])
-    zero = np.zeros((), ir.DataType[facts.dtype.upper()].numpy())
-    target.replace_input_with(slot, surgeon.overlay(value, mask, zero, target))
+    zero = target.inputs[fill] if fill >= 0 else None
+    if zero is not None:
+        masked = surgeon.overlay(value, mask, zero, target)
+    elif (integers := _integer_zero(surgeon, value)) is not None:
+        masked = _mask_integers(surgeon, value, integers, mask, target)
+    else:
+        masked = surgeon.overlay(value, mask, np.zeros((), ir.DataType[facts.dtype.upper()].numpy()), target)
+    target.replace_input_with(slot, masked)
+
+
+def _integer_zero(surgeon: Surgeon, value: ir.Value) -> ir.Value | np.ndarray | None:
+    """What stands for zero in the 8-bit integers that a DequantizeLinear makes a value of; None if it is not so."""
+    maker = value.producer()
+    if maker is None or maker.op_type != "DequantizeLinear" or maker.graph is not surgeon.model.graph:
+        return None
+    source, zero = maker.inputs[0], maker.inputs[2] if len(maker.inputs) > 2 else None
+    if source is None or (dtype := _dtype(surgeon, source)) not in (ir.DataType.INT8, ir.DataType.UINT8):
+        return None
+    if zero is None:
+        return np.zeros((), dtype.numpy())
+    if zero.shape is not None and math.prod(zero.shape.numpy()) == 1:
+        return zero
+    known, facts = surgeon.graph.constant(zero.name or ""), surgeon.graph.values.get(source.name or "")
+    rank = len(facts.shape or ()) if facts is not None else 0
+    if known is None or known.ndim != 1 or not rank:
+        return None
+    axis = maker.attributes.get_int("axis", 1) % rank
+    return known.reshape([-1 if a == axis else 1 for a in range(rank)])
+
+
+def _dtype(surgeon: Surgeon, value: ir.Value) -> ir.DataType:
+    """Element type of a value, whether the file states it or not."""
+    facts = surgeon.graph.values.get(value.name or "")
+    known = ir.DataType[facts.dtype.upper()] if facts is not None and facts.dtype else None
+    return value.dtype or known or ir.DataType.UNDEFINED
+
+
+def _mask_integers(
+    surgeon: Surgeon, value: ir.Value, zero: ir.Value | np.ndarray, mask: np.ndarray, target: ir.Node
+) -> ir.Value:
+    """The value dequantised once more, from masked integers."""
+    maker = value.producer()
+    assert maker is not None
+    source = maker.inputs[0]
+    assert source is not None
+    masked = surgeon.overlay(source, mask, zero, target)
+    masked.type = ir.TensorType(_dtype(surgeon, source))
+    operands = [masked, *(v for v in maker.inputs[1:] if v is not None)]
+    attrs = {k: a.value for k, a in maker.attributes.items()}
+    return surgeon.insert("DequantizeLinear", operands, attrs, target, domain=maker.domain)
 
 
 def _run_restricted(surgeon: Surgeon, node: Node) -> None:

@@ -51,6 +51,8 @@ class Runner:
         options = ort.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = threads
+        # Else the runtime may round activations to 8 bits in front of block-quantised weights, in one model only.
+        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
         if trace:
             options.enable_profiling, options.profile_file_prefix = True, trace
         level = ort.GraphOptimizationLevel

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, defs, helper, numpy_helper
@@ -16,7 +17,13 @@ Sizes = Mapping[str, int]
 Arg = "str | float | list[int] | Array | Callable[[Sizes], Any] | OneOf"
 Judge = Callable[[list[Array], list[list[Array]], Sizes], list[Array]]
 
-DTYPES = {"bool": TensorProto.BOOL, "int32": TensorProto.INT32, "uint8": TensorProto.UINT8}
+DTYPES = {
+    "bool": TensorProto.BOOL, "int32": TensorProto.INT32, "uint8": TensorProto.UINT8, "int8": TensorProto.INT8
+}  # fmt: skip
+STORED = {
+    **{t: np.dtype(t) for t in ("int8", "uint8", "int16", "int32")},
+    **{t: np.dtype(getattr(ml_dtypes, t)) for t in ("int4", "uint4", "float8_e4m3fn")},
+}
 OPSET = 20
 
 
@@ -47,6 +54,7 @@ class Case:
         outputs: Number of outputs; names of those used when not all.
         opset: Opset version.
         sizes: Sizes that are not drawn.
+        nothing: What a removed position of ``zero`` is set to in its float source.
         positive: Inputs are drawn from [1.1, 3], else they are normal.
         unit: Inputs are drawn from [-0.9, 0.9].
         bound: Indices are below this size.
@@ -65,6 +73,7 @@ class Case:
     outputs: tuple[bool, ...] = (True,)
     opset: int = OPSET
     sizes: Mapping[str, Any] = field(default_factory=dict)
+    nothing: float = 0.0
     positive: bool = False
     unit: bool = False
     bound: str = ""
@@ -102,7 +111,7 @@ def case(op: str, *inputs: Arg, **more: Any) -> Case:
     return Case(op, inputs, attrs=more, **known)
 
 
-_KINDS = ("weight", "input", "indices", "sequence", "optional", "bool", "int32", "int8", "uint8")
+_KINDS = ("weight", "input", "indices", "sequence", "optional", "bool", *STORED)
 
 
 def tokens(arg: Arg) -> list[str]:
@@ -172,8 +181,8 @@ class Built:
 
     def _array(self, words: list[str], dtype: str = "") -> Array:
         shape = [size_of(t, self.sizes) for t in words]
-        if dtype in ("int8", "uint8", "int32"):
-            return self.rng.integers(0, 5, shape).astype(dtype)
+        if dtype in STORED:
+            return self.rng.integers(0, 5, shape).astype(STORED[dtype])
         if self.case.positive:
             return self.rng.uniform(1.1, 3, shape).astype(np.float32)
         if self.case.unit:
@@ -251,7 +260,10 @@ class Built:
         node = next(n for n in self.nodes if n.name == "subject")
         if not defs.has(node.op_type, self.case.opset, node.domain):  # the file has to state the shapes itself
             model.graph.value_info.extend(
-                helper.make_tensor_value_info(out, TensorProto.FLOAT, arrays[out].shape) for out in self.outs
+                helper.make_tensor_value_info(
+                    out, helper.np_dtype_to_tensor_dtype(arrays[out].dtype), arrays[out].shape
+                )
+                for out in self.outs
             )
         return model
 

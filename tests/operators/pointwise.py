@@ -65,14 +65,4 @@ CASES: tuple[Case, ...] = (
     ),
     case("BatchNormalization", "n c h", *("weight c",) * 3, "weight c", free="n c h", positive=True),
     case("BatchNormalization", "n c", *("weight c",) * 4, free="n c", opset=9, positive=True),
-    case("QuantizeLinear", "n c h", "weight c", "weight uint8 c", free="n c h", positive=True, axis=1),
-    case("QuantizeLinear", "n c h", 0.1, free="n c h", note="tensor"),
-    case("QuantizeLinear", "n c h", "weight h", free="n c h", note="last", positive=True, axis=-1),
-    case("DequantizeLinear", "weight int8 n c", "weight n", "weight int8 n", free="n c", axis=0),
-    case("DequantizeLinear", "uint8 n c", 0.1, free="n c", note="tensor"),
-    case("DequantizeLinear", "weight int32 c", 0.1, free="c", note="bias"),
-    case(
-        "DequantizeLinear", "weight int8 n 2*c", "weight n 2", free="n", opset=21, axis=1, note="blocks",
-        block_size=lambda d: d["c"],
-    ),
 )  # fmt: skip
