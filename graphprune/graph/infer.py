@@ -18,15 +18,13 @@ import onnx
 import onnx_ir as ir
 from onnx import defs, helper, shape_inference
 
+from graphprune.graph.contrib import TWINS, UNKNOWN, Call, output_shapes
 from graphprune.graph.evaluate import MAX_KNOWN, Evaluator
 
 Shape = tuple[int, ...]
 Typed = tuple[int, Shape | None]
-UNKNOWN = -1
 MAX_SETTING = 8  # float operands such as the scales of a Resize
 _WITH_SUBGRAPHS = {"If", "Loop", "Scan", "SequenceMap"}
-# Operators whose schema, if there is one, leaves the output shape open although it is the first input's.
-_SAME_SHAPE = {"GroupNormalization", "Dropout", "MeanVarianceNormalization", "Gelu", "QuickGelu"}
 
 
 class BadSizes(Exception):
@@ -179,22 +177,31 @@ class _Pass:
         graphs = node.op_type in _WITH_SUBGRAPHS
         schema = None if graphs else self._schema(node)
         found = () if schema is None else self._by_schema(node, schema)
-        for value, typed in zip_longest(node.outputs, found):
+        contrib = [] if graphs or any(t is not None and t[1] is not None for t in found) else self._by_table(node)
+        for value, typed, shaped in zip_longest(node.outputs, found, contrib[: len(node.outputs)]):
             name = value.name or ""
             dtype, shape = typed or (int(value.dtype or 0), None)
+            shape = shaped if shape is None else shape
             if shape is None and not graphs:
                 shape = self._declared(value)
-            if shape is None and node.op_type in _SAME_SHAPE and node.inputs[0] is not None:
-                source = node.inputs[0].name or ""
-                dtype, shape = dtype or self.facts.dtypes.get(source, 0), self.facts.shapes.get(source)
+            if shape is not None and not dtype and node.inputs[0] is not None:
+                dtype = self.facts.dtypes.get(node.inputs[0].name or "", 0)
             self._put(name, dtype, shape)
+
+    def _by_table(self, node: ir.Node) -> list[Shape | None]:
+        """Shapes of the outputs of an operator that onnx says nothing about."""
+        names = [v.name or "" if v is not None else "" for v in node.inputs]
+        facts = self.facts
+        return output_shapes(Call(node, [facts.shapes.get(n) for n in names], [facts.known.get(n) for n in names]))
 
     def _schema(self, node: ir.Node) -> defs.OpSchema | None:
         key = (node.domain, node.op_type)
         if key not in self.caches.schemas:
-            domain = "" if node.domain == "ai.onnx" else node.domain
+            domain, op = "" if node.domain == "ai.onnx" else node.domain, node.op_type
+            if f"{domain}.{op}" in TWINS:
+                domain, op = "", TWINS[f"{domain}.{op}"]
             version = self.opsets.get(domain, 1)
-            schema = defs.get_schema(node.op_type, version, domain) if defs.has(node.op_type, version, domain) else None
+            schema = defs.get_schema(op, version, domain) if defs.has(op, version, domain) else None
             self.caches.schemas[key] = None if schema is not None and schema.deprecated else schema
         return self.caches.schemas[key]
 
@@ -218,7 +225,7 @@ class _Pass:
         try:
             found = shape_inference.infer_node_outputs(
                 schema,
-                self.caches.evaluator.proto(node),
+                self._proto(node, schema),
                 types,
                 data,
                 opset_imports=self.imports,
@@ -234,6 +241,19 @@ class _Pass:
         if not data:
             self.caches.typed[key] = typed
         return typed
+
+    def _proto(self, node: ir.Node, schema: defs.OpSchema) -> onnx.NodeProto:
+        """The node as its schema knows it: a fused operator without what it adds to its standard twin."""
+        proto = self.caches.evaluator.proto(node)
+        if schema.name == node.op_type:
+            return proto
+        plain = onnx.NodeProto()
+        plain.CopyFrom(proto)
+        del plain.attribute[:], plain.input[:]
+        plain.op_type, plain.domain = schema.name, schema.domain
+        plain.attribute.extend(a for a in proto.attribute if a.name in schema.attributes)
+        plain.input.extend(proto.input[: schema.max_input])
+        return plain
 
     def _dims(self, typed: onnx.TypeProto) -> Shape | None:
         tensor = typed.tensor_type
