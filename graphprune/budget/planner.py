@@ -33,11 +33,13 @@ class Planner:
         self.deps = deps
         self.cost = CostModel(deps)
         self.dense = self.cost.costs(np.zeros(deps.state.store.count, bool))
+        self.constraints = constraints
+        self.allowed = allowed_units(deps, constraints.ignore, constraints.only)
+        if not deps.groups:
+            raise NothingToPruneError(_why_nothing(deps))
         self.limits = targets.limits(self.dense, deps.source.file_bytes)
         self.size_limit = targets.size_limit(deps.source.file_bytes)
         self.ratio = targets.removed_share()
-        self.constraints = constraints
-        self.allowed = allowed_units(deps, constraints.ignore, constraints.only)
         if not any(self.allowed[g.units].any() for g in deps.groups):
             raise NothingToPruneError(_why_nothing(deps))
         self.scores = score(deps, criterion, seed)

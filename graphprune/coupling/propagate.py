@@ -9,6 +9,7 @@ from graphprune.rules.context import Relate, State, Unsupported
 from graphprune.rules.kinds import opaque
 
 _INPUT = "its width is the model's interface"
+_NO_RULE = {"com.microsoft.nchwc": "{} holds its weights laid out in blocks for one processor"}
 
 
 def propagate(graph: Graph) -> State:
@@ -41,7 +42,7 @@ def _relate(state: State, node: Node) -> None:
         return  # shape arithmetic: read as constants where it is used
     found = rules.find(node)
     if found is None:
-        reason = f"there is no rule for {node.key}"
+        reason = _NO_RULE.get(node.domain, "there is no rule for {}").format(node.key)
     else:
         mark = len(state.sites), len(state.macs)
         try:

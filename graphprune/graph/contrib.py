@@ -18,7 +18,11 @@ Shapes = list[Shape | None]
 UNKNOWN = -1
 
 # Fused operators that have the shape of a standard one.
-TWINS = {"com.microsoft.FusedConv": "Conv", "com.microsoft.FusedGemm": "Gemm"}
+TWINS = {
+    "com.microsoft.FusedConv": "Conv",
+    "com.microsoft.FusedGemm": "Gemm",
+    **{f"com.microsoft.nchwc.{op}": op for op in ("Conv", "MaxPool", "AveragePool", "GlobalAveragePool")},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,13 @@ def output_shapes(call: Call) -> Shapes:
     key = call.node.op_type if domain in ("", "ai.onnx") else f"{domain}.{call.node.op_type}"
     found = _TABLE.get(key)
     return [] if found is None or call.shape(0) is None else found(call)
+
+
+def output_dtype(op: str, slot: int, dtypes: Sequence[int]) -> int:
+    """Element type of an output: that of the first input, but for looked up tables and counts of tokens."""
+    if op == "EmbedLayerNormalization":
+        return int(ir.DataType.INT32) if slot == 1 else dtypes[2]
+    return dtypes[0] if dtypes else 0
 
 
 def _grown(call: Call, past: int, new: int) -> int:
@@ -177,6 +188,13 @@ def _grouped_query(call: Call) -> Shapes:
     return [(*x[:2], UNKNOWN if dims == UNKNOWN else heads * dims), cache, cache]
 
 
+def _plain_channels(call: Call) -> Shapes:
+    """Channels in blocks, padded, back as they were."""
+    n, _, *window = call.shape(0) or (UNKNOWN, UNKNOWN)
+    channels = call.integer("channels", UNKNOWN)
+    return [(n, *window, channels) if call.integer("channels_last") else (n, channels, *window)]
+
+
 def _linear_attention(call: Call) -> Shapes:
     x, groups = call.shape(0) or (), call.integer("kv_num_heads")
     heads, width = call.integer("q_num_heads"), _per(call.size(2, 2), groups)
@@ -218,6 +236,8 @@ _TABLE: dict[str, Callable[[Call], Shapes]] = {
     "com.microsoft.GroupQueryAttention": _grouped_query,
     "com.microsoft.LinearAttention": _linear_attention,
     "com.microsoft.MultiHeadAttention": _multi_head,
+    "com.microsoft.nchwc.ReorderInput": _same,
+    "com.microsoft.nchwc.ReorderOutput": _plain_channels,
     "com.microsoft.SkipLayerNormalization": _skip_norm,
     "com.microsoft.SkipSimplifiedLayerNormalization": _skip_norm,
     "com.microsoft.TransposeMatMul": _fused_matmul,

@@ -18,7 +18,7 @@ import onnx
 import onnx_ir as ir
 from onnx import defs, helper, shape_inference
 
-from graphprune.graph.contrib import TWINS, UNKNOWN, Call, output_shapes
+from graphprune.graph.contrib import TWINS, UNKNOWN, Call, output_dtype, output_shapes
 from graphprune.graph.evaluate import MAX_KNOWN, Evaluator
 
 Shape = tuple[int, ...]
@@ -178,14 +178,15 @@ class _Pass:
         schema = None if graphs else self._schema(node)
         found = () if schema is None else self._by_schema(node, schema)
         contrib = [] if graphs or any(t is not None and t[1] is not None for t in found) else self._by_table(node)
-        for value, typed, shaped in zip_longest(node.outputs, found, contrib[: len(node.outputs)]):
+        dtypes = [self.facts.dtypes.get(v.name or "", 0) if v is not None else 0 for v in node.inputs]
+        for slot, (value, typed, shaped) in enumerate(zip_longest(node.outputs, found, contrib[: len(node.outputs)])):
             name = value.name or ""
             dtype, shape = typed or (int(value.dtype or 0), None)
             shape = shaped if shape is None else shape
             if shape is None and not graphs:
                 shape = self._declared(value)
-            if shape is not None and not dtype and node.inputs[0] is not None:
-                dtype = self.facts.dtypes.get(node.inputs[0].name or "", 0)
+            if shaped is not None and not dtype:
+                dtype = output_dtype(node.op_type, slot, dtypes)
             self._put(name, dtype, shape)
 
     def _by_table(self, node: ir.Node) -> list[Shape | None]:
@@ -245,7 +246,7 @@ class _Pass:
     def _proto(self, node: ir.Node, schema: defs.OpSchema) -> onnx.NodeProto:
         """The node as its schema knows it: a fused operator without what it adds to its standard twin."""
         proto = self.caches.evaluator.proto(node)
-        if schema.name == node.op_type:
+        if f"{node.domain}.{node.op_type}" not in TWINS:
             return proto
         plain = onnx.NodeProto()
         plain.CopyFrom(proto)

@@ -41,17 +41,20 @@ def _summed(deps: DependencyGraph, *, power: int) -> Scores:
     return total
 
 
+_MASKED = -1e18  # its square is about the largest float
+
+
 def _axis_sums(deps: DependencyGraph, power: int) -> Iterator[tuple[str, dict[int, NDArray[np.float64]]]]:
     """Per stored tensor, the summed magnitude of each position of its labelled axes; read once.
 
     Raises:
-        InputError: A tensor holds NaN or infinity.
+        InputError: A tensor holds NaN, or values too large to sum.
     """
     for name, weight in deps.source.weights.items():
         axes = [a for a, x in enumerate(deps.types.get(name) or ()) if x is not None and x.units is not None]
         if not axes or weight.origin == "fill":
             continue
-        array = _as_float(weight.read())
+        array = _finite(_as_float(weight.read()))
         sums = {a: _reduce(array, a, power) for a in axes}
         if not all(np.isfinite(s).all() for s in sums.values()):
             raise InputError(
@@ -62,6 +65,12 @@ def _axis_sums(deps: DependencyGraph, power: int) -> Iterator[tuple[str, dict[in
 
 def _as_float(array: Array) -> NDArray[np.float32]:
     return array if array.dtype in (np.float32, np.float64) else array.astype(np.float32)
+
+
+def _finite(array: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Values near the lowest float are masks folded into a table: they rank nothing."""
+    masked = array.size and array.min() < _MASKED
+    return np.where(array < _MASKED, 0, array) if masked else array
 
 
 def _reduce(array: NDArray[np.float32], axis: int, power: int) -> NDArray[np.float64]:

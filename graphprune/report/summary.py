@@ -18,6 +18,7 @@ from graphprune.verify.compare import Verdict
 _MOST = 400  # groups whose own savings are worked out
 _SIZES = "export the model with fixed input sizes"
 _MENDS = (
+    ("laid out in blocks", "prune before the last optimisation, or optimise with the extended level, not all"),
     ("no rule for If", "keep the branch that runs (simplify the model with its inputs fixed)"),
     ("no rule for", "export it as standard operators"),
     ("changes with the input size", _SIZES),
