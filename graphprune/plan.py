@@ -45,6 +45,7 @@ class Plan(BaseModel):
         groups: What each group loses; groups that lose nothing are left out.
         weights: Removed positions per weight and axis, ascending. A shared constant has an entry per use,
             "name@node:input".
+        io: Removed positions per axis of graph inputs and outputs that were allowed to shrink.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -55,15 +56,22 @@ class Plan(BaseModel):
     after: dict[str, int] = {}
     groups: tuple[PlannedGroup, ...] = ()
     weights: dict[str, dict[int, list[int]]] = {}
+    io: dict[str, dict[int, list[int]]] = {}
+
+    @property
+    def allow_io(self) -> tuple[str, ...]:
+        """Patterns of graph inputs and outputs that were allowed to shrink."""
+        return tuple(self.recipe.get("allow_io", ()))
 
     def to_json(self) -> str:
         """Compact JSON with a line per group and weight; equal plans give equal text."""
         data = self.model_dump(mode="json")
         lines = [f" {json.dumps(k)}: {json.dumps(data[k])}" for k in ("version", "recipe", "before", "after")]
         groups = ",\n".join(f"  {json.dumps(g)}" for g in data["groups"])
-        weights = ",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in data["weights"].items())
         lines.append(f' "groups": [\n{groups}\n ]')
-        lines.append(f' "weights": {{\n{weights}\n }}')
+        for part in ("weights", "io") if data["io"] else ("weights",):
+            entries = ",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in data[part].items())
+            lines.append(f' "{part}": {{\n{entries}\n }}')
         return "{\n" + ",\n".join(lines) + "\n}\n"
 
     @classmethod
@@ -105,7 +113,14 @@ def make_plan(
         if kept is not None:
             gone = np.setdiff1d(np.arange(labels.n), kept)
             weights.setdefault(name, {})[axis] = gone.tolist()
-    return Plan(recipe=dict(recipe), before=dict(before), after=dict(after), groups=tuple(groups), weights=weights)
+    return Plan(
+        recipe=dict(recipe),
+        before=dict(before),
+        after=dict(after),
+        groups=tuple(groups),
+        weights=weights,
+        io=cut.io(),
+    )
 
 
 def planned_units(deps: DependencyGraph, plan: Plan) -> Ids:

@@ -46,6 +46,8 @@ class Planner:
         name = criterion if isinstance(criterion, str) else getattr(criterion, "__name__", "custom")
         given = {k: v for k, v in asdict(targets).items() if v is not None}
         self.recipe = {**given, "criterion": name, "seed": seed, **asdict(constraints)}
+        if deps.allow_io:
+            self.recipe["allow_io"] = deps.allow_io
 
     @classmethod
     def from_options(cls, deps: DependencyGraph, options: Mapping[str, Any]) -> Planner:

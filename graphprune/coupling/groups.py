@@ -12,6 +12,7 @@ import numpy as np
 from graphprune.algebra import Axis, Reason
 from graphprune.algebra.axis import Ids
 from graphprune.coupling.cut import Cut
+from graphprune.coupling.interface import opened
 from graphprune.coupling.propagate import propagate
 from graphprune.graph.model import Graph
 from graphprune.rules.context import Site, State
@@ -85,6 +86,7 @@ class DependencyGraph:
         state: Labels, sites and costs as the rules left them.
         types: Resolved labels per tensor axis.
         groups: All prunable groups, in graph order.
+        allow_io: Patterns of graph inputs and outputs that may shrink.
     """
 
     source: Graph
@@ -92,6 +94,7 @@ class DependencyGraph:
     types: Mapping[str, tuple[Axis | None, ...]] = field(repr=False)
     groups: tuple[Group, ...]
     _final: Mapping[int, Axis] = field(repr=False)
+    allow_io: tuple[str, ...] = ()
 
     def final(self, axis: Axis) -> Axis:
         """Resolved labels of a raw axis; equal axes share one object."""
@@ -166,11 +169,20 @@ class DependencyGraph:
         return text
 
 
-def analyze(graph: Graph) -> DependencyGraph:
-    """Find the coupled channels of a graph."""
-    state = propagate(graph)
+def analyze(graph: Graph, allow_io: Sequence[str] = ()) -> DependencyGraph:
+    """Find the coupled channels of a graph.
+
+    Args:
+        graph: The graph.
+        allow_io: Patterns of graph inputs and outputs whose axes may shrink.
+
+    Raises:
+        InputError: A pattern matches no input and no output.
+    """
+    state = propagate(graph, opened(graph, allow_io))
     types, final = _resolved(state)
-    return DependencyGraph(graph, state, types, tuple(_groups(graph, types, state.store.count)), final)
+    groups = tuple(_groups(graph, types, state.store.count))
+    return DependencyGraph(graph, state, types, groups, final, tuple(allow_io))
 
 
 def _resolved(state: State) -> tuple[dict[str, tuple[Axis | None, ...]], dict[int, Axis]]:

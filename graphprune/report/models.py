@@ -63,6 +63,24 @@ class GroupCut(_Value):
     params: int
 
 
+class IoCut(_Value):
+    """An axis of a graph input or output that shrank.
+
+    Attributes:
+        name: Name of the input or output.
+        role: "input" or "output".
+        axis: Axis number.
+        size: Positions before.
+        kept: Old index of every new position.
+    """
+
+    name: str
+    role: Literal["input", "output"]
+    axis: int
+    size: int
+    kept: tuple[int, ...]
+
+
 class GroupInfo(_Value):
     """A group that can be cut.
 
@@ -132,6 +150,7 @@ class PruneReport(_Value):
         given_up: Groups left whole because their removal did not verify.
         groups: What the groups lost, largest savings first.
         blocked: What could not be cut, largest first.
+        io: Axes of graph inputs and outputs that shrank.
     """
 
     graphprune: str = graphprune.__version__
@@ -145,6 +164,7 @@ class PruneReport(_Value):
     given_up: tuple[str, ...] = ()
     groups: tuple[GroupCut, ...]
     blocked: tuple[BlockedAxis, ...]
+    io: tuple[IoCut, ...] = ()
 
 
 class AnalysisReport(_Value):

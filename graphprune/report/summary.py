@@ -10,9 +10,10 @@ import onnx_ir as ir
 
 from graphprune.cost.model import CostModel, Costs
 from graphprune.coupling.groups import DependencyGraph, Group
+from graphprune.graph.model import Graph
 from graphprune.graph.onnx import external_files
 from graphprune.plan import Plan
-from graphprune.report.models import AnalysisReport, BlockedAxis, Check, Cost, GroupCut, GroupInfo, OpaqueNode
+from graphprune.report.models import AnalysisReport, BlockedAxis, Check, Cost, GroupCut, GroupInfo, IoCut, OpaqueNode
 from graphprune.verify.compare import Verdict
 
 _MOST = 400  # groups whose own savings are worked out
@@ -70,6 +71,21 @@ def group_cuts(deps: DependencyGraph, plan: Plan) -> tuple[GroupCut, ...]:
             )
         )
     return tuple(sorted(cuts, key=lambda c: (-c.macs, -c.params, c.name)))
+
+
+def io_cuts(graph: Graph, plan: Plan) -> tuple[IoCut, ...]:
+    """Graph inputs and outputs that shrink."""
+    return tuple(
+        IoCut(
+            name=name,
+            role="input" if name in graph.inputs else "output",
+            axis=axis,
+            size=(size := (graph.values[name].shape or ())[axis]),
+            kept=tuple(np.setdiff1d(np.arange(size), gone).tolist()),
+        )
+        for name, axes in plan.io.items()
+        for axis, gone in axes.items()
+    )
 
 
 def blocked_axes(deps: DependencyGraph) -> tuple[BlockedAxis, ...]:

@@ -18,6 +18,7 @@ from graphprune.report.models import (
     Cost,
     GroupCut,
     GroupInfo,
+    IoCut,
     PruneReport,
     VerifyReport,
 )
@@ -46,6 +47,7 @@ def _prune(report: PruneReport, rows: int | None = _ROWS) -> RenderableType:
         parts.append(_verdict(report.check))
     if report.given_up:
         parts.append(Text(f"left whole because their removal did not verify: {', '.join(report.given_up)}", "yellow"))
+    parts += _interface(report.io, rows)
     parts += _cuts(report.groups, report.before, rows)
     parts += _blocked(report.blocked, rows)
     return Group(*parts)
@@ -102,6 +104,16 @@ def _costs(before: Cost, after: Cost) -> Table:
 
 def _verdict(check: Check) -> Text:
     return Text.assemble((check.status, _COLORS[check.status]), f": {check.text}")
+
+
+def _interface(cuts: Sequence[IoCut], rows: int | None) -> Iterator[RenderableType]:
+    if not cuts:
+        return
+    table = _table("inputs and outputs that changed", "name", "", "axis", "size", "kept positions")
+    for cut in _some(cuts, rows):
+        table.add_row(cut.name, cut.role, str(cut.axis), f"{cut.size} -> {len(cut.kept)}", _ranges(cut.kept))
+    yield table
+    yield from _more(len(cuts), rows)
 
 
 def _cuts(cuts: Sequence[GroupCut], before: Cost, rows: int | None) -> Iterator[RenderableType]:
@@ -187,6 +199,17 @@ def _some(entries: Sequence[_T], rows: int | None) -> Sequence[_T]:
 def _more(count: int, rows: int | None) -> Iterator[Text]:
     if rows is not None and count > rows:
         yield Text(f"... and {count - rows} more (-v shows all)", "dim")
+
+
+def _ranges(positions: Sequence[int]) -> str:
+    """Runs of positions: "0-3, 7"."""
+    runs: list[list[int]] = []
+    for p in positions:
+        if runs and runs[-1][1] == p - 1:
+            runs[-1][1] = p
+        else:
+            runs.append([p, p])
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
 
 
 def _line(cost: Cost) -> str:

@@ -124,7 +124,7 @@ class _Rewriter(Surgeon):
     def _cut_shapes(self) -> None:
         """Recorded shapes follow the cut; what cannot be told is dropped."""
         for name, value in self.values.items():
-            if value.shape is None or value.const_value is not None or value.is_graph_input():
+            if value.shape is None or value.const_value is not None:
                 continue
             axes = range(len(value.shape))
             if len(self.cut.deps.types.get(name) or ()) != len(axes):

@@ -69,7 +69,7 @@ def verify_cut(
     Returns:
         The verdict; it never raises for a wrong model.
     """
-    problem = changed_interface(cut.deps.source.source, pruned) or check_valid(pruned)
+    problem = changed_interface(cut, pruned) or check_valid(pruned)
     if problem:
         return _failed(f"is not valid: {problem}")
     for count, settings in ((samples, False), (samples, True), (_MANY * samples, False)):
@@ -95,7 +95,7 @@ def _compare(
     masked, pruned = exposed(masked, graph, inner), exposed(pruned, graph, inner)
     try:
         reference, candidate = Runner(masked), Runner(pruned)
-        pairs = [(reference(feed), candidate(feed)) for feed in inputs]
+        pairs = [(reference(feed), candidate({k: box(cut, k, v) for k, v in feed.items()})) for feed in inputs]
     except CannotRun as refusal:
         return _failed(f"does not run: {refusal}")
     if all(_silent([np.asarray(wanted[i]) for wanted, _ in pairs], varied=varied) for i in range(len(names))):

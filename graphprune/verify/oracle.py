@@ -91,3 +91,5 @@ def _spread(surgeon: Surgeon, target: ir.Node, slot: int, axis: int, index: np.n
     wide = surgeon.insert("Gather", [value, operand], {"axis": axis}, target, after=True)
     for user, place in users:
         user.replace_input_with(place, wide)
+    if value.is_graph_output():
+        surgeon.hand_over(value, wide)

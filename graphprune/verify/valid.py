@@ -5,19 +5,24 @@ from __future__ import annotations
 import onnx
 import onnx_ir as ir
 
+from graphprune.coupling.cut import Cut
 from graphprune.graph.sizes import SMALL, cloned
 
 _FOREIGN_DOMAIN = "graphprune.unchecked"
 _FOREIGN = {"SimplifiedLayerNormalization"}
 
 
-def changed_interface(original: ir.Model, pruned: ir.Model) -> str:
-    """Empty when graph inputs and outputs kept their names, order, dtypes and (symbolic) sizes; else what changed."""
+def changed_interface(cut: Cut, pruned: ir.Model) -> str:
+    """Empty when graph inputs and outputs kept their names, order, dtypes and (symbolic) sizes; else what changed.
+
+    Axes of those that the cut shrinks have their new size.
+    """
+    original = cut.deps.source.source
     for kind, old, new in (
         ("inputs", original.graph.inputs, pruned.graph.inputs),
         ("outputs", original.graph.outputs, pruned.graph.outputs),
     ):
-        before = [_signature(v) for v in old if v.name not in original.graph.initializers]
+        before = [_signature(v, cut) for v in old if v.name not in original.graph.initializers]
         after = [_signature(v) for v in new if v.name not in pruned.graph.initializers]
         if before != after:
             wrong = next((f"{a} became {b}" for a, b in zip(before, after, strict=False) if a != b), "their number")
@@ -25,8 +30,12 @@ def changed_interface(original: ir.Model, pruned: ir.Model) -> str:
     return ""
 
 
-def _signature(value: ir.Value) -> str:
-    return f"{value.name} {value.dtype} {value.shape}"
+def _signature(value: ir.Value, cut: Cut | None = None) -> str:
+    shape = value.shape
+    if cut is not None and shape is not None:
+        kept = [cut.kept(value.name or "", a) for a in range(len(shape))]
+        shape = ir.Shape([n if k is None else len(k) for n, k in zip(shape, kept, strict=True)])
+    return f"{value.name} {value.dtype} {shape}"
 
 
 def check_valid(model: ir.Model) -> str:
