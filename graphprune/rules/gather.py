@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from graphprune.algebra import Axis
-from graphprune.graph.model import Graph, Node, Value
+from graphprune.graph.model import Array, Graph, Node, Value
 from graphprune.rules.context import Relate
 from graphprune.rules.edit import Edit, new_positions
 from graphprune.rules.kinds import opaque
@@ -57,7 +57,9 @@ def gather(r: Relate) -> None:
         return
     n = axes[axis].n
     flat = np.asarray(index, np.int64).ravel()
-    picked = r.index(axes[axis], np.where(flat < 0, flat + n, flat))
+    flat = np.where(flat < 0, flat + n, flat)
+    picked = _copies(r, axes[axis], flat) if index.ndim == 1 else None
+    picked = picked or r.index(axes[axis], flat)
     if index.ndim == 1 and len(flat) > 1:
         r.out([*axes[:axis], picked, *axes[axis + 1 :]])
         return
@@ -69,6 +71,16 @@ def gather(r: Relate) -> None:
         start = Value("", (len(flat),), (False,))
         shaped = reshaped(r, [picked], start, Value("", index.shape, (False,) * index.ndim))
     r.out([*axes[:axis], *shaped, *axes[axis + 1 :]])
+
+
+def _copies(r: Relate, axis: Axis, flat: Array) -> Axis | None:
+    """An axis of which every position is repeated equally often: whole copies of all of it are free as well."""
+    times = len(flat) // axis.n
+    if times < 2 or (axis.frozen and axis.n > 1):
+        return None
+    if np.array_equal(flat, np.repeat(np.arange(axis.n), times)):
+        return r.merge(axis, r.fresh(times))
+    return r.merge(r.fresh(times), axis) if np.array_equal(flat, np.tile(np.arange(axis.n), times)) else None
 
 
 def _identity(graph: Graph, node: Node, axis: int) -> bool:
@@ -84,20 +96,32 @@ def _index_axes(r: Relate) -> list[Axis]:
     return [r.frozen(n, "its positions are indices") for n in r.shape(1)]
 
 
-@rule("GatherElements", kind="DYNINDEX")
+def element_indices(e: Edit) -> None:
+    """Fixed indices that are no weight lose what is cut of the result."""
+    index = e.const(1)
+    if index is None or e.node.inputs[1] in e.graph.weights:
+        return
+    kept = [e.kept_out(a) for a in range(index.ndim)]
+    if any(k is not None for k in kept):
+        whole = [np.arange(n) if k is None else k for n, k in zip(index.shape, kept, strict=True)]
+        e.change.consts[1] = np.asarray(index, np.int64)[np.ix_(*whole)]
+
+
+@rule("GatherElements", kind="DYNINDEX", edit=element_indices)
 def gather_elements(r: Relate) -> None:
     """Indices have the data's rank: the indexed axis stays, the others are tied when they have equal sizes."""
     axis = int(r.attr("axis", 0)) % r.rank(0)
     axes = r.axes(0)
+    fixed = r.const(1) is not None and r.node.inputs[1] not in r.graph.weights
     r.freeze(0, axis, "it is read at computed indices")
     for a in range(len(axes)):
         if a == axis:
             continue
-        if r.shape(1)[a] == axes[a].n:
-            r.tie(1, a, axes[a])
-        else:
+        if r.shape(1)[a] != axes[a].n:
             r.freeze(0, a, "only its first positions are read")
-    r.out(r.axes(1))
+        elif not fixed:
+            r.tie(1, a, axes[a])
+    r.out([r.axis(1, a) if a == axis or not fixed else x for a, x in enumerate(r.axes(0))])
 
 
 @rule("GatherND", kind="DYNINDEX")

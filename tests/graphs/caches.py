@@ -31,17 +31,6 @@ def cached_decoder() -> ModelProto:
     return b.build(y, b.op("Identity", keys), b.op("Identity", values))
 
 
-@golden(2, 4, 5, 6, 8)
-def whole_cache() -> ModelProto:
-    """The standard operator: 2 key/value heads, 4 queries each, 6 dims of q and k, 5 of v; 8 units behind."""
-    b = Builder("whole_cache", opset=23)
-    x = b.source("hidden", [1, 3, 10])
-    q, k, v = (b.linear(x, 10, n, name) for name, n in (("q", 48), ("k", 12), ("v", 10)))
-    y = b.op("Attention", q, k, v, q_num_heads=8, kv_num_heads=2, is_causal=1)
-    y = b.op("Relu", b.linear(y, 40, 8, "o"))
-    return b.build(b.linear(y, 8, 7, "head"))
-
-
 @golden(20)
 def encoder_states() -> ModelProto:
     """A residual stream of 12 that is the output; 20 units of the MLP are free."""
