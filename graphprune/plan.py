@@ -24,6 +24,7 @@ class PlannedGroup(BaseModel):
     Attributes:
         name: Name of the group.
         size: Units before.
+        kind: What it is: heads, FFN width, channels ...
         removed: Numbers of the removed units within the group.
     """
 
@@ -31,6 +32,7 @@ class PlannedGroup(BaseModel):
 
     name: str
     size: int
+    kind: str = ""
     removed: tuple[int, ...]
 
 
@@ -106,7 +108,7 @@ def make_plan(
     for group in deps.groups:
         gone = np.flatnonzero(cut.removed[group.units])
         if gone.size:
-            groups.append(PlannedGroup(name=group.name, size=group.size, removed=tuple(gone.tolist())))
+            groups.append(PlannedGroup(name=group.name, size=group.size, kind=group.kind, removed=tuple(gone.tolist())))
     weights: dict[str, dict[int, list[int]]] = {}
     for name, axis, labels in deps.weight_axes():
         kept = cut.kept(name, axis)

@@ -31,7 +31,8 @@ class Recipe:
         align: Kept widths are multiples of this where a group is wide enough: a number, or auto (8). 1 frees them.
         min_channels: Channels that every group keeps at least (1).
         max_ratio: Largest share of its channels that a group may lose (0.9).
-        ignore: Regular expression; nodes, weights and module paths that match stay whole. Repeatable.
+        ignore: Regular expression; nodes, weights and module paths that match stay whole. Repeatable. kind:heads
+            names all groups of a kind, as analyze shows it.
         only: Regular expression; only what matches may be cut. Repeatable.
         allow_io: Regular expression; axes of graph inputs and outputs that match may shrink (KV caches, embeddings).
             Repeatable.

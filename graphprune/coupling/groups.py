@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from graphprune.algebra import Axis, Reason
 from graphprune.algebra.axis import Ids
 from graphprune.coupling.cut import Cut
 from graphprune.coupling.interface import opened
+from graphprune.coupling.names import CHANNELS, kinds
 from graphprune.coupling.propagate import propagate
 from graphprune.graph.model import Graph
 from graphprune.rules.context import Site, State
@@ -46,11 +47,13 @@ class Group:
         name: "tensor[axis]" of the widest weight it cuts, with a suffix when several kinds share that axis.
         units: Ids of the units, shape (size,), in order of their first position.
         members: Weight axes that it cuts.
+        kind: What it is, see :mod:`graphprune.coupling.names`.
     """
 
     name: str
     units: Ids
     members: tuple[Member, ...]
+    kind: str = CHANNELS
 
     @property
     def size(self) -> int:
@@ -181,8 +184,10 @@ def analyze(graph: Graph, allow_io: Sequence[str] = ()) -> DependencyGraph:
     """
     state = propagate(graph, opened(graph, allow_io))
     types, final = _resolved(state)
-    groups = tuple(_groups(graph, types, state.store.count))
-    return DependencyGraph(graph, state, types, groups, final, tuple(allow_io))
+    groups = list(_groups(graph, types, state.store.count))
+    named = zip(groups, kinds(graph, state, types, groups), strict=True)
+    groups = [replace(group, kind=kind) for group, kind in named]
+    return DependencyGraph(graph, state, types, tuple(groups), final, tuple(allow_io))
 
 
 def _resolved(state: State) -> tuple[dict[str, tuple[Axis | None, ...]], dict[int, Axis]]:

@@ -50,6 +50,7 @@ class GroupCut(_Value):
 
     Attributes:
         name: Name of the group.
+        kind: What it is: heads, FFN width, channels ...
         size: Units before.
         kept: Units after.
         macs: MACs that this cut alone saves.
@@ -57,6 +58,7 @@ class GroupCut(_Value):
     """
 
     name: str
+    kind: str
     size: int
     kept: int
     macs: int
@@ -86,11 +88,13 @@ class GroupInfo(_Value):
 
     Attributes:
         name: Name of the group.
+        kind: What it is: heads, FFN width, channels ...
         size: Number of its units.
         axes: Weight axes it cuts, with the positions per unit.
     """
 
     name: str
+    kind: str
     size: int
     axes: tuple[tuple[str, int, int], ...]
 

@@ -64,6 +64,7 @@ def group_cuts(deps: DependencyGraph, plan: Plan) -> tuple[GroupCut, ...]:
         cuts.append(
             GroupCut(
                 name=p.name,
+                kind=by_name[p.name].kind,
                 size=p.size,
                 kept=p.size - len(p.removed),
                 macs=dense.macs - alone.macs,
@@ -130,7 +131,8 @@ def analysis(deps: DependencyGraph, size: int | None) -> AnalysisReport:
 
 
 def _info(group: Group) -> GroupInfo:
-    return GroupInfo(name=group.name, size=group.size, axes=tuple((m.tensor, m.axis, m.rows) for m in group.members))
+    axes = tuple((m.tensor, m.axis, m.rows) for m in group.members)
+    return GroupInfo(name=group.name, kind=group.kind, size=group.size, axes=axes)
 
 
 def disk_bytes(path: Path, model: ir.Model) -> int:

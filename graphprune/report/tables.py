@@ -119,11 +119,11 @@ def _interface(cuts: Sequence[IoCut], rows: int | None) -> Iterator[RenderableTy
 def _cuts(cuts: Sequence[GroupCut], before: Cost, rows: int | None) -> Iterator[RenderableType]:
     if not cuts:
         return
-    table = _table("groups that gave most", "group", "channels", "MACs saved alone", "parameters saved alone")
+    table = _table("groups that gave most", "group", "kind", "units", "MACs saved alone", "parameters saved alone")
     for cut in _some(cuts, rows):
         macs = f"{cut.macs / before.macs:.1%}" if before.macs else ""
         params = f"{cut.params / before.params:.1%}" if before.params else ""
-        table.add_row(cut.name, f"{cut.size} -> {cut.kept}", macs, params)
+        table.add_row(cut.name, cut.kind, f"{cut.size} -> {cut.kept}", macs, params)
     yield table
     yield from _more(len(cuts), rows)
 
@@ -144,9 +144,11 @@ def _groups(groups: Sequence[GroupInfo], rows: int | None) -> Iterator[Renderabl
     if not groups:
         yield Text("no group can be cut", "bold yellow")
         return
-    table = _table("groups", "group", "units", "weight axes", "widest rows per unit")
+    table = _table("groups", "group", "kind", "units", "weight axes", "widest rows per unit")
     for group in _some(groups, rows):
-        table.add_row(group.name, f"{group.size:,}", str(len(group.axes)), str(max(r for _, _, r in group.axes)))
+        table.add_row(
+            group.name, group.kind, f"{group.size:,}", str(len(group.axes)), str(max(r for _, _, r in group.axes))
+        )
     yield table
     yield from _more(len(groups), rows)
 
@@ -187,7 +189,7 @@ def _times(times: Sequence[NodeTime], rows: int | None) -> Iterator[RenderableTy
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=title or None, title_justify="left", title_style="bold", header_style="dim", box=None)
     for i, column in enumerate(columns):
-        text = i == 0 or column in ("by", "reason", "to unblock", "op")
+        text = i == 0 or column in ("by", "kind", "reason", "to unblock", "op")
         table.add_column(column, justify="left" if text else "right", overflow="fold", no_wrap=not text)
     return table
 
