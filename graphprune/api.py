@@ -63,19 +63,20 @@ def _graph(source: Source | Graph, input_shapes: Mapping[str, tuple[int, ...]] |
     return source if isinstance(source, Graph) else load(source, input_shapes=input_shapes)
 
 
-def analyze(source: Source | Graph | DependencyGraph) -> DependencyGraph:
+def analyze(source: Source | Graph | DependencyGraph, *, allow_io: Sequence[str] = ()) -> DependencyGraph:
     """Find the coupled channels of a model.
 
     Args:
-        source: Path, ModelProto, ``onnx_ir.Model`` or a loaded graph.
+        source: Path, ModelProto, ``onnx_ir.Model`` or a loaded graph; a dependency graph is returned as it is.
+        allow_io: Patterns of graph inputs and outputs whose axes may shrink, such as KV caches.
 
     Returns:
         The dependency graph: ``groups``, ``blocked``, ``explain(name)`` and ``graph`` (networkx).
 
     Raises:
-        InputError: The model cannot be read.
+        InputError: The model cannot be read, or a pattern matches nothing.
     """
-    return source if isinstance(source, DependencyGraph) else _analyze(_graph(source))
+    return source if isinstance(source, DependencyGraph) else _analyze(_graph(source), allow_io)
 
 
 def plan(
@@ -92,6 +93,7 @@ def plan(
     max_ratio: float = 0.9,
     ignore: Sequence[str] = (),
     only: Sequence[str] = (),
+    allow_io: Sequence[str] = (),
 ) -> Plan:
     """Decide what to remove.
 
@@ -108,13 +110,14 @@ def plan(
         max_ratio: Largest share of units a group may lose.
         ignore: Patterns of nodes, weights and module paths that stay whole.
         only: Patterns outside which everything stays whole.
+        allow_io: Patterns of graph inputs and outputs that may shrink; a dependency graph was made with its own.
 
     Raises:
         InputError: An option cannot be read or a pattern matches nothing.
         InfeasibleError: The limits cannot be met.
         NothingToPruneError: No unit can be removed.
     """
-    deps = analyze(source)
+    deps = analyze(source, allow_io=allow_io)
     refuse_nan(deps.source)
     targets = Targets(macs, params, size, ratio)
     constraints = Constraints(align, min_channels, max_ratio, tuple(ignore), tuple(only))
@@ -127,8 +130,8 @@ def apply(source: Source | Graph, plan: Plan | str | Path) -> ir.Model:
     Raises:
         InputError: The plan does not fit the model.
     """
-    deps = analyze(source)
     ready = plan if isinstance(plan, Plan) else Plan.read(plan)
+    deps = analyze(source, allow_io=ready.allow_io)
     model = rewrite(deps.cut(planned_units(deps, ready)))
     stamp(model, ready, verified=False)
     return model
@@ -156,8 +159,8 @@ def verify(
     Raises:
         InputError: A model or the plan cannot be read, or they do not fit each other.
     """
-    deps = analyze(source)
     ready = plan if isinstance(plan, Plan) else Plan.read(plan)
+    deps = analyze(source, allow_io=ready.allow_io)
     model = _graph(pruned).source
     return verify_cut(deps.cut(planned_units(deps, ready)), model, feeds=feeds, samples=samples, seed=seed)
 
@@ -172,6 +175,7 @@ def prune(
     progress: Progress = lambda _: None,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
     from_plan: Plan | None = None,
+    allow_io: Sequence[str] = (),
     **options: Any,
 ) -> Result:
     """Make a model smaller and prove that it is right.
@@ -185,6 +189,7 @@ def prune(
         progress: Called with the name of each step.
         input_shapes: Sizes of inputs with dynamic axes.
         from_plan: Carry out this plan instead of making one.
+        allow_io: Patterns of graph inputs and outputs whose axes may shrink.
         options: Targets and constraints, see :func:`plan`.
 
     Returns:
@@ -202,7 +207,7 @@ def prune(
     graph = _graph(source, input_shapes)
     refuse_nan(graph)
     progress("analyze")
-    deps = analyze(graph)
+    deps = analyze(graph, allow_io=from_plan.allow_io if from_plan else allow_io)
     result = _replay(deps, from_plan, check, feeds, samples, progress) if from_plan else None
     if result is None:
         result = _search(deps, options, check, feeds, samples, progress)

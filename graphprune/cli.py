@@ -82,6 +82,7 @@ def analyze(
     explain: tuple[str, ...] = (),
     top: int = 8,
     input_shape: tuple[str, ...] = (),
+    allow_io: tuple[str, ...] = (),
     view: View = _PLAIN,
 ) -> None:
     """Show which channels belong together, what cannot be cut and why. Writes nothing.
@@ -91,11 +92,15 @@ def analyze(
         explain: Name of a group, tensor or node: say in words what it spans or what freezes it. Repeatable.
         top: Rows per list (8).
         input_shape: Sizes for an input with dynamic axes: x:1,3,224,224. Repeatable.
+        allow_io: Regular expression; axes of graph inputs and outputs that match count as free. Repeatable.
         view: Form of the report.
     """
     from graphprune import commands
 
-    _show(view, lambda step: commands.analyze(model, explain=explain, input_shape=input_shape, step=step), top)
+    def work(step: Callable[[str], None]) -> "BaseModel":
+        return commands.analyze(model, explain=explain, input_shape=input_shape, allow_io=allow_io, step=step)
+
+    _show(view, work, top)
 
 
 @app.command

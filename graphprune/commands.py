@@ -18,7 +18,7 @@ from graphprune.recipe import Recipe, parse_shapes
 from graphprune.report.models import AnalysisReport, PruneReport, VerifyReport
 from graphprune.report.profile import ProfileReport
 from graphprune.report.profile import profile as _profile
-from graphprune.report.summary import analysis, blocked_axes, checked, cost, disk_bytes, group_cuts
+from graphprune.report.summary import analysis, blocked_axes, checked, cost, disk_bytes, group_cuts, io_cuts
 from graphprune.rewrite.files import check_output, save, staged
 
 Step = Callable[[str], None]
@@ -77,7 +77,7 @@ def plan(model: Path, output: Path, recipe: Recipe, step: Step) -> PruneReport:
     step("load")
     graph = load(model, input_shapes=recipe.input_shapes())
     step("analyze")
-    deps = api.analyze(graph)
+    deps = api.analyze(graph, allow_io=options.pop("allow_io", ()))
     step("plan")
     made = api.plan(deps, **options)
     step("write")
@@ -93,15 +93,18 @@ def plan(model: Path, output: Path, recipe: Recipe, step: Step) -> PruneReport:
         check=None,
         groups=group_cuts(deps, made),
         blocked=blocked_axes(deps),
+        io=io_cuts(deps.source, made),
     )
 
 
-def analyze(model: Path, *, explain: Sequence[str], input_shape: tuple[str, ...], step: Step) -> AnalysisReport:
+def analyze(
+    model: Path, *, explain: Sequence[str], input_shape: tuple[str, ...], allow_io: tuple[str, ...] = (), step: Step
+) -> AnalysisReport:
     """Groups, blockers and costs; writes nothing."""
     step("load")
     graph = load(model, input_shapes=parse_shapes(input_shape))
     step("analyze")
-    deps = api.analyze(graph)
+    deps = api.analyze(graph, allow_io=allow_io)
     texts = {name: deps.explain(name) for name in explain}
     return analysis(deps, disk_bytes(model, graph.source)).model_copy(update={"explanations": texts})
 
@@ -164,6 +167,7 @@ def _written(verb: str, model: Path, output: Path, result: api.Result, folder: P
         given_up=result.frozen,
         groups=group_cuts(result.deps, result.plan),
         blocked=blocked_axes(result.deps),
+        io=io_cuts(result.deps.source, result.plan),
     )
 
 

@@ -24,6 +24,7 @@ class PlannedGroup(BaseModel):
     Attributes:
         name: Name of the group.
         size: Units before.
+        kind: What it is: heads, FFN width, channels ...
         removed: Numbers of the removed units within the group.
     """
 
@@ -31,6 +32,7 @@ class PlannedGroup(BaseModel):
 
     name: str
     size: int
+    kind: str = ""
     removed: tuple[int, ...]
 
 
@@ -45,6 +47,7 @@ class Plan(BaseModel):
         groups: What each group loses; groups that lose nothing are left out.
         weights: Removed positions per weight and axis, ascending. A shared constant has an entry per use,
             "name@node:input".
+        io: Removed positions per axis of graph inputs and outputs that were allowed to shrink.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -55,15 +58,22 @@ class Plan(BaseModel):
     after: dict[str, int] = {}
     groups: tuple[PlannedGroup, ...] = ()
     weights: dict[str, dict[int, list[int]]] = {}
+    io: dict[str, dict[int, list[int]]] = {}
+
+    @property
+    def allow_io(self) -> tuple[str, ...]:
+        """Patterns of graph inputs and outputs that were allowed to shrink."""
+        return tuple(self.recipe.get("allow_io", ()))
 
     def to_json(self) -> str:
         """Compact JSON with a line per group and weight; equal plans give equal text."""
         data = self.model_dump(mode="json")
         lines = [f" {json.dumps(k)}: {json.dumps(data[k])}" for k in ("version", "recipe", "before", "after")]
         groups = ",\n".join(f"  {json.dumps(g)}" for g in data["groups"])
-        weights = ",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in data["weights"].items())
         lines.append(f' "groups": [\n{groups}\n ]')
-        lines.append(f' "weights": {{\n{weights}\n }}')
+        for part in ("weights", "io") if data["io"] else ("weights",):
+            entries = ",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in data[part].items())
+            lines.append(f' "{part}": {{\n{entries}\n }}')
         return "{\n" + ",\n".join(lines) + "\n}\n"
 
     @classmethod
@@ -98,14 +108,21 @@ def make_plan(
     for group in deps.groups:
         gone = np.flatnonzero(cut.removed[group.units])
         if gone.size:
-            groups.append(PlannedGroup(name=group.name, size=group.size, removed=tuple(gone.tolist())))
+            groups.append(PlannedGroup(name=group.name, size=group.size, kind=group.kind, removed=tuple(gone.tolist())))
     weights: dict[str, dict[int, list[int]]] = {}
     for name, axis, labels in deps.weight_axes():
         kept = cut.kept(name, axis)
         if kept is not None:
             gone = np.setdiff1d(np.arange(labels.n), kept)
             weights.setdefault(name, {})[axis] = gone.tolist()
-    return Plan(recipe=dict(recipe), before=dict(before), after=dict(after), groups=tuple(groups), weights=weights)
+    return Plan(
+        recipe=dict(recipe),
+        before=dict(before),
+        after=dict(after),
+        groups=tuple(groups),
+        weights=weights,
+        io=cut.io(),
+    )
 
 
 def planned_units(deps: DependencyGraph, plan: Plan) -> Ids:

@@ -31,8 +31,11 @@ class Recipe:
         align: Kept widths are multiples of this where a group is wide enough: a number, or auto (8). 1 frees them.
         min_channels: Channels that every group keeps at least (1).
         max_ratio: Largest share of its channels that a group may lose (0.9).
-        ignore: Regular expression; nodes, weights and module paths that match stay whole. Repeatable.
+        ignore: Regular expression; nodes, weights and module paths that match stay whole. Repeatable. kind:heads
+            names all groups of a kind, as analyze shows it.
         only: Regular expression; only what matches may be cut. Repeatable.
+        allow_io: Regular expression; axes of graph inputs and outputs that match may shrink (KV caches, embeddings).
+            Repeatable.
         criterion: How channels are ranked: l2, l1 or random (l2).
         seed: Seed of everything that draws (0).
         input_shape: Sizes for an input with dynamic axes: x:1,3,224,224, without the name if it is the only one.
@@ -50,6 +53,7 @@ class Recipe:
     max_ratio: float | None = None
     ignore: tuple[str, ...] | None = None
     only: tuple[str, ...] | None = None
+    allow_io: tuple[str, ...] | None = None
     criterion: str | None = None
     seed: int | None = None
     input_shape: tuple[str, ...] | None = None
@@ -72,7 +76,7 @@ class Recipe:
             out["align"] = _align(self.align)
         if self.seed is not None and self.seed < 0:
             raise InputError(f"--seed {self.seed}: must be 0 or more")
-        for key in ("min_channels", "max_ratio", "ignore", "only", "criterion", "seed"):
+        for key in ("min_channels", "max_ratio", "ignore", "only", "allow_io", "criterion", "seed"):
             if getattr(self, key) is not None:
                 out[key] = getattr(self, key)
         return out
@@ -232,6 +236,7 @@ _CONVERT: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "max_ratio": ("a number", _fraction),
     "ignore": ("a regular expression or a list of them", _texts),
     "only": ("a regular expression or a list of them", _texts),
+    "allow_io": ("a regular expression or a list of them", _texts),
     "criterion": ("a name", _text),
     "seed": ("a whole number", _whole),
     "input_shape": ("a shape or a list of them", _texts),

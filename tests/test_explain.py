@@ -27,7 +27,7 @@ def test_edges_say_where_each_unit_lies(name: str) -> None:
     graph = deps.graph
     assert nx.is_bipartite(graph)
     for group in deps.groups:
-        assert graph.nodes[group.name] == {"kind": "group", "size": group.size}
+        assert graph.nodes[group.name] == {"kind": "group", "size": group.size, "role": group.kind}
         for place in {0, group.size - 1}:
             cut = deps.cut(group.units[place : place + 1])
             for (tensor, axis), edge in graph[group.name].items():

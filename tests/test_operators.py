@@ -23,6 +23,7 @@ from tests.cuts import random_cut
 from tests.graphs import GRAPHS, Builder
 from tests.operators import CASES, Case
 from tests.operators.case import Array, Built
+from tests.operators.reference import REFERENCES
 
 SEEDS = 4
 NOT_NODES = {"graphprune.AxisPermute"}  # made by the loader out of three nodes, see test_channel_shuffle
@@ -60,7 +61,7 @@ def evaluate(model: onnx.ModelProto, feeds: dict[str, Array]) -> list[Array]:
     try:
         session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception:
-        return [np.asarray(a) for a in ReferenceEvaluator(model).run(None, feeds)]
+        return [np.asarray(a) for a in ReferenceEvaluator(model, new_ops=REFERENCES).run(None, feeds)]
     return list(session.run(None, feeds))
 
 

@@ -33,17 +33,21 @@ class Planner:
         self.deps = deps
         self.cost = CostModel(deps)
         self.dense = self.cost.costs(np.zeros(deps.state.store.count, bool))
+        self.constraints = constraints
+        self.allowed = allowed_units(deps, constraints.ignore, constraints.only)
+        if not deps.groups:
+            raise NothingToPruneError(_why_nothing(deps))
         self.limits = targets.limits(self.dense, deps.source.file_bytes)
         self.size_limit = targets.size_limit(deps.source.file_bytes)
         self.ratio = targets.removed_share()
-        self.constraints = constraints
-        self.allowed = allowed_units(deps, constraints.ignore, constraints.only)
         if not any(self.allowed[g.units].any() for g in deps.groups):
             raise NothingToPruneError(_why_nothing(deps))
         self.scores = score(deps, criterion, seed)
         name = criterion if isinstance(criterion, str) else getattr(criterion, "__name__", "custom")
         given = {k: v for k, v in asdict(targets).items() if v is not None}
         self.recipe = {**given, "criterion": name, "seed": seed, **asdict(constraints)}
+        if deps.allow_io:
+            self.recipe["allow_io"] = deps.allow_io
 
     @classmethod
     def from_options(cls, deps: DependencyGraph, options: Mapping[str, Any]) -> Planner:

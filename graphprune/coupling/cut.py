@@ -65,6 +65,20 @@ class Cut:
         axes = self.deps.types.get(tensor) or ()
         return any(self.kept(tensor, a) is not None or self.moved(tensor, a) for a in range(len(axes)))
 
+    def io(self) -> dict[str, dict[int, list[int]]]:
+        """Removed positions per axis of the graph inputs and outputs that shrink."""
+        graph, out = self.deps.source, {}
+        for name in (*graph.inputs, *graph.outputs):
+            shape = graph.values[name].shape or ()
+            gone = {
+                a: np.setdiff1d(np.arange(n), kept).tolist()
+                for a, n in enumerate(shape)
+                if (kept := self.kept(name, a)) is not None
+            }
+            if gone:
+                out[name] = gone
+        return out
+
     def edit(self, node: Node) -> Change | None:
         """What the node's rule changes in it, None when nothing."""
         found = rules.find(node)

@@ -25,15 +25,15 @@ _UNUSED = "no operator reads it as channels"
 def build(deps: DependencyGraph) -> networkx.Graph[Any]:
     """Groups and tensor axes as a bipartite graph.
 
-    Nodes are group names (``kind="group"``, ``size``) and ``(tensor, axis)`` pairs (``kind="axis"``, ``size``,
-    ``weight``; ``reason`` and ``blocked``, a count, where positions are frozen). Edges carry ``positions``: for each
-    unit of the group, the positions it occupies on that axis.
+    Nodes are group names (``kind="group"``, ``size``, ``role``, such as "heads") and ``(tensor, axis)`` pairs
+    (``kind="axis"``, ``size``, ``weight``; ``reason`` and ``blocked``, a count, where positions are frozen). Edges
+    carry ``positions``: for each unit of the group, the positions it occupies on that axis.
     """
     import networkx as nx
 
     graph = nx.Graph()
     for group in deps.groups:
-        graph.add_node(group.name, kind="group", size=group.size)
+        graph.add_node(group.name, kind="group", size=group.size, role=group.kind)
     owner = _owners(deps)
     links: dict[int, dict[str, list[list[int]]]] = {}
     for name, axes in deps.types.items():
@@ -93,7 +93,7 @@ def _tensors(deps: DependencyGraph, name: str) -> list[str]:
 
 
 def _group_text(deps: DependencyGraph, group: Group) -> str:
-    lines = [f"group {group.name}: {group.size} units; a unit is removed from all of these at once"]
+    lines = [f"group {group.name}: {group.size} units ({group.kind}); a unit is removed from all of these at once"]
     for m in group.members:
         size = deps.source.weights[m.tensor].shape[m.axis]
         lines.append(f"  {m.tensor} axis {m.axis}: {_rows(m.rows)} per unit, {m.rows * group.size} of {size}")

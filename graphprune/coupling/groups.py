@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,8 @@ import numpy as np
 from graphprune.algebra import Axis, Reason
 from graphprune.algebra.axis import Ids
 from graphprune.coupling.cut import Cut
+from graphprune.coupling.interface import opened
+from graphprune.coupling.names import CHANNELS, kinds
 from graphprune.coupling.propagate import propagate
 from graphprune.graph.model import Graph
 from graphprune.rules.context import Site, State
@@ -45,11 +47,13 @@ class Group:
         name: "tensor[axis]" of the widest weight it cuts, with a suffix when several kinds share that axis.
         units: Ids of the units, shape (size,), in order of their first position.
         members: Weight axes that it cuts.
+        kind: What it is, see :mod:`graphprune.coupling.names`.
     """
 
     name: str
     units: Ids
     members: tuple[Member, ...]
+    kind: str = CHANNELS
 
     @property
     def size(self) -> int:
@@ -85,6 +89,7 @@ class DependencyGraph:
         state: Labels, sites and costs as the rules left them.
         types: Resolved labels per tensor axis.
         groups: All prunable groups, in graph order.
+        allow_io: Patterns of graph inputs and outputs that may shrink.
     """
 
     source: Graph
@@ -92,6 +97,7 @@ class DependencyGraph:
     types: Mapping[str, tuple[Axis | None, ...]] = field(repr=False)
     groups: tuple[Group, ...]
     _final: Mapping[int, Axis] = field(repr=False)
+    allow_io: tuple[str, ...] = ()
 
     def final(self, axis: Axis) -> Axis:
         """Resolved labels of a raw axis; equal axes share one object."""
@@ -166,11 +172,22 @@ class DependencyGraph:
         return text
 
 
-def analyze(graph: Graph) -> DependencyGraph:
-    """Find the coupled channels of a graph."""
-    state = propagate(graph)
+def analyze(graph: Graph, allow_io: Sequence[str] = ()) -> DependencyGraph:
+    """Find the coupled channels of a graph.
+
+    Args:
+        graph: The graph.
+        allow_io: Patterns of graph inputs and outputs whose axes may shrink.
+
+    Raises:
+        InputError: A pattern matches no input and no output.
+    """
+    state = propagate(graph, opened(graph, allow_io))
     types, final = _resolved(state)
-    return DependencyGraph(graph, state, types, tuple(_groups(graph, types, state.store.count)), final)
+    groups = list(_groups(graph, types, state.store.count))
+    named = zip(groups, kinds(graph, state, types, groups), strict=True)
+    groups = [replace(group, kind=kind) for group, kind in named]
+    return DependencyGraph(graph, state, types, tuple(groups), final, tuple(allow_io))
 
 
 def _resolved(state: State) -> tuple[dict[str, tuple[Axis | None, ...]], dict[int, Axis]]:

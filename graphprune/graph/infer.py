@@ -18,18 +18,16 @@ import onnx_ir as ir
 from onnx import defs, helper, shape_inference
 
 from graphprune.graph.blackbox import infer_custom
+from graphprune.graph.contrib import TWINS, as_twin, contrib_types
 from graphprune.graph.control import BadSizes, infer_control, is_control
 from graphprune.graph.custom import custom
 from graphprune.graph.evaluate import MAX_KNOWN, Evaluator
-from graphprune.graph.integer_shapes import integer_types
 from graphprune.graph.scopes import constant_tensor, tensor_shape
 from graphprune.graph.types import UNKNOWN, Shape, Typed, container_of, read_type, type_proto
 
 MAX_SETTING = 8  # float operands such as the scales of a Resize
 _RECURRENT = {"LSTM", "GRU", "RNN"}
 _OPAQUE_GRAPHS = {"Scan", "SequenceMap"}
-# Operators whose schema, if there is one, leaves the output shape open although it is the first input's.
-_SAME_SHAPE = {"GroupNormalization", "Dropout", "MeanVarianceNormalization", "Gelu", "QuickGelu"}
 
 
 @dataclass(slots=True)
@@ -208,19 +206,22 @@ class Pass:
             self._check_states(node)
         graphs = node.op_type in _OPAQUE_GRAPHS
         schema = None if graphs else self.schema(node.domain, node.op_type)
-        found = self._by_contrib(node) if schema is None else self.by_schema(node, schema)
+        found = () if schema is None else self.by_schema(node, schema)
         entry = custom(node.domain, node.op_type)
         if entry is not None:
             found = infer_custom(self, node, entry) or found
-        for value, typed in zip_longest(node.outputs, found):
+        more: tuple[Typed | None, ...] = ()
+        if not graphs and all(t is None or t[1] is None for t in found):
+            more = contrib_types(self, node)
+        for value, typed, other in zip_longest(node.outputs, found, more[: len(node.outputs)]):
             name = value.name or ""
             dtype, shape, container = typed or (int(value.dtype or 0), None, container_of(value))
+            if shape is None and other is not None:
+                dtype, shape = dtype or other[0], other[1]
             if shape is None and not graphs:
                 shape = self._declared(value)
-            same = (node.op_type in _SAME_SHAPE or entry is not None) and bool(node.inputs)
-            if shape is None and same and node.inputs[0] is not None:
-                source = node.inputs[0].name or ""
-                dtype, shape = dtype or self.facts.dtypes.get(source, 0), self.facts.shapes.get(source)
+            if shape is None and entry is not None and node.inputs and node.inputs[0] is not None:
+                dtype, shape = dtype or self.typed(node.inputs[0])[0], self.typed(node.inputs[0])[1]
             self.put(name, dtype, shape, container)
 
     def _check_states(self, node: ir.Node) -> None:
@@ -231,19 +232,13 @@ class Pass:
         if len(sizes) > 1:
             raise BadSizes(f"{node.op_type} {node.name or ''}: sequence and initial state differ in their batch")
 
-    def _by_contrib(self, node: ir.Node) -> tuple[Typed | None, ...]:
-        """Types by output of an operator that brings no shape function."""
-        try:
-            found = integer_types(node, [self.typed(v)[:2] for v in node.inputs], self.opsets.get("", 1))
-        except (shape_inference.InferenceError, RuntimeError, ValueError) as error:
-            raise BadSizes(f"{node.op_type} {node.name or ''}: {str(error).splitlines()[0]}") from None
-        return tuple(None if t is None else (*t, "") for t in found)
-
     def schema(self, domain: str, op: str) -> defs.OpSchema | None:
         """The operator's schema at the model's opset, None when there is none."""
         key = (domain, op)
         if key not in self.caches.schemas:
             domain = "" if domain == "ai.onnx" else domain
+            if f"{domain}.{op}" in TWINS:
+                domain, op = "", TWINS[f"{domain}.{op}"]
             version = self.opsets.get(domain, 1)
             schema = defs.get_schema(op, version, domain) if defs.has(op, version, domain) else None
             self.caches.schemas[key] = None if schema is not None and schema.deprecated else schema
@@ -268,7 +263,7 @@ class Pass:
         try:
             found = shape_inference.infer_node_outputs(
                 schema,
-                self.caches.evaluator.proto(node),
+                as_twin(self.caches.evaluator.proto(node), schema),
                 types,
                 data,
                 opset_imports=self.imports,

@@ -41,20 +41,23 @@ def _summed(deps: DependencyGraph, *, power: int) -> Scores:
     return total
 
 
+_MASKED = -1e18  # its square is about the largest float
+
+
 def _axis_sums(deps: DependencyGraph, power: int) -> Iterator[tuple[str, dict[int, NDArray[np.float64]]]]:
     """Per stored tensor, the summed magnitude of each position of its labelled axes; read once.
 
     Quantised weights count as the real numbers they stand for; their scales and zero points do not count again.
 
     Raises:
-        InputError: A tensor holds NaN or infinity.
+        InputError: A tensor holds NaN, or values too large to sum.
     """
     real = RealValues(deps.source)
     for name, weight in deps.source.weights.items():
         axes = [a for a, x in enumerate(deps.types.get(name) or ()) if x is not None and x.units is not None]
         if not axes or weight.origin == "fill" or name in real.settings:
             continue
-        array = real.read(name)
+        array = _finite(real.read(name))
         sums = {a: _reduce(array, a, power) for a in axes}
         if not all(np.isfinite(s).all() for s in sums.values()):  # squares of large numbers do not fit float32
             sums = {a: _reduce(array.astype(np.float64), a, power) for a in axes}
@@ -63,6 +66,12 @@ def _axis_sums(deps: DependencyGraph, power: int) -> Iterator[tuple[str, dict[in
                 f"{deps.source.name}: weight {weight.source} holds NaN or infinite values; repair the model first"
             )
         yield name, sums
+
+
+def _finite(array: NDArray[np.float32] | NDArray[np.float64]) -> NDArray[np.float32] | NDArray[np.float64]:
+    """Values near the lowest float are masks folded into a table: they rank nothing."""
+    masked = array.size and array.min() < _MASKED
+    return np.where(array < _MASKED, 0, array) if masked else array
 
 
 def _reduce(array: NDArray[np.float32] | NDArray[np.float64], axis: int, power: int) -> NDArray[np.float64]:

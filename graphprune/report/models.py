@@ -50,6 +50,7 @@ class GroupCut(_Value):
 
     Attributes:
         name: Name of the group.
+        kind: What it is: heads, FFN width, channels ...
         size: Units before.
         kept: Units after.
         macs: MACs that this cut alone saves.
@@ -57,10 +58,29 @@ class GroupCut(_Value):
     """
 
     name: str
+    kind: str
     size: int
     kept: int
     macs: int
     params: int
+
+
+class IoCut(_Value):
+    """An axis of a graph input or output that shrank.
+
+    Attributes:
+        name: Name of the input or output.
+        role: "input" or "output".
+        axis: Axis number.
+        size: Positions before.
+        kept: Old index of every new position.
+    """
+
+    name: str
+    role: Literal["input", "output"]
+    axis: int
+    size: int
+    kept: tuple[int, ...]
 
 
 class GroupInfo(_Value):
@@ -68,11 +88,13 @@ class GroupInfo(_Value):
 
     Attributes:
         name: Name of the group.
+        kind: What it is: heads, FFN width, channels ...
         size: Number of its units.
         axes: Weight axes it cuts, with the positions per unit.
     """
 
     name: str
+    kind: str
     size: int
     axes: tuple[tuple[str, int, int], ...]
 
@@ -132,6 +154,7 @@ class PruneReport(_Value):
         given_up: Groups left whole because their removal did not verify.
         groups: What the groups lost, largest savings first.
         blocked: What could not be cut, largest first.
+        io: Axes of graph inputs and outputs that shrank.
     """
 
     graphprune: str = graphprune.__version__
@@ -145,6 +168,7 @@ class PruneReport(_Value):
     given_up: tuple[str, ...] = ()
     groups: tuple[GroupCut, ...]
     blocked: tuple[BlockedAxis, ...]
+    io: tuple[IoCut, ...] = ()
 
 
 class AnalysisReport(_Value):

@@ -10,14 +10,16 @@ import onnx_ir as ir
 
 from graphprune.cost.model import CostModel, Costs
 from graphprune.coupling.groups import DependencyGraph, Group
+from graphprune.graph.model import Graph
 from graphprune.graph.onnx import external_files
 from graphprune.plan import Plan
-from graphprune.report.models import AnalysisReport, BlockedAxis, Check, Cost, GroupCut, GroupInfo, OpaqueNode
+from graphprune.report.models import AnalysisReport, BlockedAxis, Check, Cost, GroupCut, GroupInfo, IoCut, OpaqueNode
 from graphprune.verify.compare import Verdict
 
 _MOST = 400  # groups whose own savings are worked out
 _SIZES = "export the model with fixed input sizes"
 _MENDS = (
+    ("laid out in blocks", "prune before the last optimisation, or optimise with the extended level, not all"),
     ("no rule for If", "keep the branch that runs (simplify the model with its inputs fixed)"),
     ("no rule for", "export it as standard operators, or say what it couples with graphprune.register"),
     ("changes with the input size", _SIZES),
@@ -62,6 +64,7 @@ def group_cuts(deps: DependencyGraph, plan: Plan) -> tuple[GroupCut, ...]:
         cuts.append(
             GroupCut(
                 name=p.name,
+                kind=by_name[p.name].kind,
                 size=p.size,
                 kept=p.size - len(p.removed),
                 macs=dense.macs - alone.macs,
@@ -69,6 +72,21 @@ def group_cuts(deps: DependencyGraph, plan: Plan) -> tuple[GroupCut, ...]:
             )
         )
     return tuple(sorted(cuts, key=lambda c: (-c.macs, -c.params, c.name)))
+
+
+def io_cuts(graph: Graph, plan: Plan) -> tuple[IoCut, ...]:
+    """Graph inputs and outputs that shrink."""
+    return tuple(
+        IoCut(
+            name=name,
+            role="input" if name in graph.inputs else "output",
+            axis=axis,
+            size=(size := (graph.values[name].shape or ())[axis]),
+            kept=tuple(np.setdiff1d(np.arange(size), gone).tolist()),
+        )
+        for name, axes in plan.io.items()
+        for axis, gone in axes.items()
+    )
 
 
 def blocked_axes(deps: DependencyGraph) -> tuple[BlockedAxis, ...]:
@@ -113,7 +131,8 @@ def analysis(deps: DependencyGraph, size: int | None) -> AnalysisReport:
 
 
 def _info(group: Group) -> GroupInfo:
-    return GroupInfo(name=group.name, size=group.size, axes=tuple((m.tensor, m.axis, m.rows) for m in group.members))
+    axes = tuple((m.tensor, m.axis, m.rows) for m in group.members)
+    return GroupInfo(name=group.name, kind=group.kind, size=group.size, axes=axes)
 
 
 def disk_bytes(path: Path, model: ir.Model) -> int:

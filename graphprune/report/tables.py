@@ -18,6 +18,7 @@ from graphprune.report.models import (
     Cost,
     GroupCut,
     GroupInfo,
+    IoCut,
     PruneReport,
     VerifyReport,
 )
@@ -46,6 +47,7 @@ def _prune(report: PruneReport, rows: int | None = _ROWS) -> RenderableType:
         parts.append(_verdict(report.check))
     if report.given_up:
         parts.append(Text(f"left whole because their removal did not verify: {', '.join(report.given_up)}", "yellow"))
+    parts += _interface(report.io, rows)
     parts += _cuts(report.groups, report.before, rows)
     parts += _blocked(report.blocked, rows)
     return Group(*parts)
@@ -104,14 +106,24 @@ def _verdict(check: Check) -> Text:
     return Text.assemble((check.status, _COLORS[check.status]), f": {check.text}")
 
 
+def _interface(cuts: Sequence[IoCut], rows: int | None) -> Iterator[RenderableType]:
+    if not cuts:
+        return
+    table = _table("inputs and outputs that changed", "name", "", "axis", "size", "kept positions")
+    for cut in _some(cuts, rows):
+        table.add_row(cut.name, cut.role, str(cut.axis), f"{cut.size} -> {len(cut.kept)}", _ranges(cut.kept))
+    yield table
+    yield from _more(len(cuts), rows)
+
+
 def _cuts(cuts: Sequence[GroupCut], before: Cost, rows: int | None) -> Iterator[RenderableType]:
     if not cuts:
         return
-    table = _table("groups that gave most", "group", "channels", "MACs saved alone", "parameters saved alone")
+    table = _table("groups that gave most", "group", "kind", "units", "MACs saved alone", "parameters saved alone")
     for cut in _some(cuts, rows):
         macs = f"{cut.macs / before.macs:.1%}" if before.macs else ""
         params = f"{cut.params / before.params:.1%}" if before.params else ""
-        table.add_row(cut.name, f"{cut.size} -> {cut.kept}", macs, params)
+        table.add_row(cut.name, cut.kind, f"{cut.size} -> {cut.kept}", macs, params)
     yield table
     yield from _more(len(cuts), rows)
 
@@ -132,9 +144,11 @@ def _groups(groups: Sequence[GroupInfo], rows: int | None) -> Iterator[Renderabl
     if not groups:
         yield Text("no group can be cut", "bold yellow")
         return
-    table = _table("groups", "group", "units", "weight axes", "widest rows per unit")
+    table = _table("groups", "group", "kind", "units", "weight axes", "widest rows per unit")
     for group in _some(groups, rows):
-        table.add_row(group.name, f"{group.size:,}", str(len(group.axes)), str(max(r for _, _, r in group.axes)))
+        table.add_row(
+            group.name, group.kind, f"{group.size:,}", str(len(group.axes)), str(max(r for _, _, r in group.axes))
+        )
     yield table
     yield from _more(len(groups), rows)
 
@@ -175,7 +189,7 @@ def _times(times: Sequence[NodeTime], rows: int | None) -> Iterator[RenderableTy
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=title or None, title_justify="left", title_style="bold", header_style="dim", box=None)
     for i, column in enumerate(columns):
-        text = i == 0 or column in ("by", "reason", "to unblock", "op")
+        text = i == 0 or column in ("by", "kind", "reason", "to unblock", "op")
         table.add_column(column, justify="left" if text else "right", overflow="fold", no_wrap=not text)
     return table
 
@@ -187,6 +201,17 @@ def _some(entries: Sequence[_T], rows: int | None) -> Sequence[_T]:
 def _more(count: int, rows: int | None) -> Iterator[Text]:
     if rows is not None and count > rows:
         yield Text(f"... and {count - rows} more (-v shows all)", "dim")
+
+
+def _ranges(positions: Sequence[int]) -> str:
+    """Runs of positions: "0-3, 7"."""
+    runs: list[list[int]] = []
+    for p in positions:
+        if runs and runs[-1][1] == p - 1:
+            runs[-1][1] = p
+        else:
+            runs.append([p, p])
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
 
 
 def _line(cost: Cost) -> str:

@@ -116,15 +116,14 @@ class _Rewriter(Surgeon):
             if producer is None:
                 if value.is_initializer() and value.graph is not None:
                     del value.graph.initializers[value.name or ""]
-            elif not any(o.uses() or o.is_graph_output() for o in producer.outputs):
+            elif producer.graph is not None and not any(o.uses() or o.is_graph_output() for o in producer.outputs):
                 queue.extend(v for v in producer.inputs if v is not None)
                 home(producer).remove(producer, safe=True)
 
     def _cut_shapes(self) -> None:
         """Recorded shapes follow the cut; what cannot be told is dropped."""
-        interface = set(map(id, self.model.graph.inputs))
         for name, value in self.values.items():
-            if value.shape is None or value.const_value is not None or id(value) in interface:
+            if value.shape is None or value.const_value is not None:
                 continue
             axes = range(len(value.shape))
             if len(self.cut.deps.types.get(name) or ()) != len(axes):

@@ -186,7 +186,7 @@ class Surgeon:
             held = self.overlay(held, keep, sizes, maker, after=True)
         for user, slot in users:
             user.replace_input_with(slot, held)
-        self._hand_over(out, held)
+        self.hand_over(out, held)
 
     def _after(self, value: ir.Value, op: str, *inputs: ir.Value) -> ir.Value:
         """A new node behind the one that makes a value."""
@@ -209,7 +209,7 @@ class Surgeon:
             return held
         return self.insert("Add", [held, self.constant(f"{value.name}_fixed", terms)], {}, maker, after=True)
 
-    def _hand_over(self, old: ir.Value, new: ir.Value) -> None:
+    def hand_over(self, old: ir.Value, new: ir.Value) -> None:
         """Give a new value the name of an old one, and its place among the graph outputs."""
         name, new.shape, new.type = old.name or "", old.shape, old.type
         replace_output(old, new)

@@ -111,14 +111,14 @@ def expand(r: Relate) -> None:
 
 
 def tile_repeats(e: Edit) -> None:
-    """Repeats of an axis of one position follow its new size."""
+    """Copies that are left of an axis; one of one position has as many as positions."""
     repeats = e.const(1)
     if repeats is None:
         return
     new = repeats.astype(np.int64).copy()
-    for a, size in enumerate(e.in_shape(0)):
-        if size == 1 and e.kept_out(a) is not None:
-            new[a] = e.out_sizes()[a]
+    for a in range(len(new)):
+        if e.kept_out(a) is not None:
+            new[a] = e.out_sizes()[a] // e.in_size(0, a)
     if not np.array_equal(new, repeats):
         e.change.consts[1] = new
 
@@ -143,7 +143,8 @@ def tile(r: Relate) -> None:
             copies = r.frozen(times, "copies that follow the input size")
             axes[a] = r.product([(copies, True), (axes[a], r.value(0).dynamic[a])])
         elif times > 1:
-            axes[a] = r.fresh(times) if axes[a].n == 1 else r.merge(r.frozen(times, "copies"), axes[a])
+            whole = axes[a].n > 1 and axes[a].frozen
+            axes[a] = r.merge(r.frozen(times, "copies") if whole else r.fresh(times), axes[a])
     r.out(axes)
 
 

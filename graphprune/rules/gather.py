@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphprune.graph.model import Graph, Node, Value
+from graphprune.algebra import Axis
+from graphprune.graph.model import Array, Graph, Node, Value
 from graphprune.rules.context import Relate
 from graphprune.rules.edit import Edit, new_positions
 from graphprune.rules.registry import rule
@@ -55,7 +56,9 @@ def gather(r: Relate) -> None:
         return
     n = axes[axis].n
     flat = np.asarray(index, np.int64).ravel()
-    picked = r.index(axes[axis], np.where(flat < 0, flat + n, flat))
+    flat = np.where(flat < 0, flat + n, flat)
+    picked = _copies(r, axes[axis], flat) if index.ndim == 1 else None
+    picked = picked or r.index(axes[axis], flat)
     if index.ndim == 1 and len(flat) > 1:
         r.out([*axes[:axis], picked, *axes[axis + 1 :]])
         return
@@ -67,6 +70,16 @@ def gather(r: Relate) -> None:
         start = Value("", (len(flat),), (False,))
         shaped = reshaped(r, [picked], start, Value("", index.shape, (False,) * index.ndim))
     r.out([*axes[:axis], *shaped, *axes[axis + 1 :]])
+
+
+def _copies(r: Relate, axis: Axis, flat: Array) -> Axis | None:
+    """An axis of which every position is repeated equally often: whole copies of all of it are free as well."""
+    times = len(flat) // axis.n
+    if times < 2 or (axis.frozen and axis.n > 1):
+        return None
+    if np.array_equal(flat, np.repeat(np.arange(axis.n), times)):
+        return r.merge(axis, r.fresh(times))
+    return r.merge(r.fresh(times), axis) if np.array_equal(flat, np.tile(np.arange(axis.n), times)) else None
 
 
 def _identity(graph: Graph, node: Node, axis: int) -> bool:

@@ -14,12 +14,13 @@ from graphprune.verify.run import CannotRun, Runner
 
 _MOST = 64  # forced runs at most
 Choice = Mapping[int, bool]
+Feed = Mapping[str, Array]
 
 
 def walk_branches(
-    graph: Graph, masked: ir.Model, pruned: ir.Model, inputs: Sequence[Mapping[str, Array]]
+    graph: Graph, masked: ir.Model, pruned: ir.Model, inputs: Sequence[tuple[Feed, Feed]]
 ) -> tuple[list[tuple[list[Array], list[Array]]], str]:
-    """Run both models with every branch forced in turn.
+    """Run both models with every branch forced in turn, each on its own of two feeds.
 
     A branch that the input sizes rule out is left alone: a squeeze of an axis that is wider, and the like. A way that
     the reference itself cannot go says nothing and is passed over.
@@ -38,9 +39,9 @@ def walk_branches(
         before = len(pairs)
         with suppress(_NoWay):
             reference, candidate = _runner(masked, choice), Runner(_forced(pruned, choice))
-            for feed in inputs:
+            for feed, cut in inputs:
                 with suppress(_NoWay):
-                    pairs.append((_tried(reference, feed), candidate(feed)))
+                    pairs.append((_tried(reference, feed), candidate(cut)))
         gone += len(pairs) > before
     return pairs, f", {gone} of {len(choices)} branches" if choices else ""
 
@@ -56,7 +57,7 @@ def _runner(masked: ir.Model, choice: Choice) -> Runner:
         raise _NoWay from None
 
 
-def _tried(reference: Runner, feed: Mapping[str, Array]) -> list[Array]:
+def _tried(reference: Runner, feed: Feed) -> list[Array]:
     try:
         return reference(feed)
     except CannotRun:

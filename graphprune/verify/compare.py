@@ -79,7 +79,7 @@ def verify_cut(
     problem = check_valid(pruned)
     if problem and check_valid(original):
         problem = ""  # the file was that way before
-    problem = changed_interface(original, pruned) or problem
+    problem = changed_interface(cut, pruned) or problem
     if problem:
         return _failed(f"is not valid: {problem}")
     for count, settings in ((samples, False), (samples, True), (_MANY * samples, False)):
@@ -118,8 +118,8 @@ def _compare(
     scales = [1.0 if hidden.get(n) in (*inner, *graph.outputs) else 0.0 for n in names]
     masked, pruned = exposed(masked, graph, inner), exposed(pruned, graph, inner)
     try:
-        bench, pairs = _first_run(graph, masked, pruned, inputs, optimize=not exact)
-        forced, ways = walk_branches(graph, bench.masked, bench.pruned, bench.inputs)
+        bench, pairs = _first_run(cut, masked, pruned, inputs, optimize=not exact)
+        forced, ways = walk_branches(graph, bench.masked, bench.pruned, list(zip(bench.inputs, bench.fed, strict=True)))
     except CannotRun as refusal:
         return _failed(f"does not run: {refusal}")
     if all(_silent([np.asarray(wanted[i]) for wanted, _ in pairs], varied=varied) for i in range(len(names))):
@@ -149,11 +149,15 @@ Pairs = Sequence[tuple[Sequence[Array], Sequence[Array]]]
 
 @dataclass(frozen=True, slots=True)
 class _Bench:
-    """Two models and their inputs; ``wide`` when they are read in float32."""
+    """Two models and what each is fed: inputs that may shrink are cut for the pruned one.
+
+    ``wide`` when both are read in float32.
+    """
 
     masked: ir.Model
     pruned: ir.Model
     inputs: Sequence[dict[str, Array]]
+    fed: Sequence[dict[str, Array]]
     wide: bool = False
 
     def run(self, *, optimize: bool = True) -> Pairs:
@@ -163,24 +167,25 @@ class _Bench:
             CannotRun: The runtime refuses one of them.
         """
         reference, candidate = Runner(self.masked, optimize=optimize), Runner(self.pruned, optimize=optimize)
-        return [(reference(feed), candidate(feed)) for feed in self.inputs]
+        return [(reference(a), candidate(b)) for a, b in zip(self.inputs, self.fed, strict=True)]
 
     def widened(self) -> _Bench:
         """The same in float32."""
-        feeds = [feed_in_float32(feed) for feed in self.inputs]
-        return _Bench(in_float32(self.masked), in_float32(self.pruned), feeds, wide=True)
+        feeds, fed = ([feed_in_float32(feed) for feed in each] for each in (self.inputs, self.fed))
+        return _Bench(in_float32(self.masked), in_float32(self.pruned), feeds, fed, wide=True)
 
 
 def _first_run(
-    graph: Graph, masked: ir.Model, pruned: ir.Model, inputs: Sequence[dict[str, Array]], *, optimize: bool
+    cut: Cut, masked: ir.Model, pruned: ir.Model, inputs: Sequence[dict[str, Array]], *, optimize: bool
 ) -> tuple[_Bench, Pairs]:
     """Values of both models in the best float type that the runtime has kernels for.
 
     Raises:
         CannotRun: There is none.
     """
-    given = _Bench(masked, pruned, inputs)
-    *better, last = readings(graph, weight_bytes(masked))
+    fed = [{k: box(cut, k, v) for k, v in feed.items()} for feed in inputs]
+    given = _Bench(masked, pruned, inputs, fed)
+    *better, last = readings(cut.deps.source, weight_bytes(masked))
     for wide in better:
         bench = given.widened() if wide else given
         with suppress(CannotRun):

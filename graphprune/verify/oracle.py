@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from graphprune.coupling.cut import Cut
 from graphprune.graph.model import Node
-from graphprune.rewrite.surgeon import Surgeon, forget_shape, replace_output
+from graphprune.rewrite.surgeon import Surgeon, forget_shape
 from graphprune.rules.context import Site
 
 
@@ -146,4 +146,5 @@ def _spread(surgeon: Surgeon, target: ir.Node, slot: int, axis: int, index: np.n
     wide = surgeon.insert("Gather", [value, operand], {"axis": axis}, target, after=True)
     for user, place in users:
         user.replace_input_with(place, wide)
-    replace_output(value, wide)
+    if value.is_graph_output():
+        surgeon.hand_over(value, wide)

@@ -1,10 +1,9 @@
 """One line per operator: how it is called, which axes may lose positions, what that means."""
 
-from tests.operators import compute, indices, layout, pointwise, quantized, special
+from tests.operators import attention, compute, indices, layout, pointwise, quantized, special
 from tests.operators.case import Case
 
-CASES: tuple[Case, ...] = (
-    *pointwise.CASES, *compute.CASES, *layout.CASES, *indices.CASES, *special.CASES, *quantized.CASES
-)  # fmt: skip
+_TABLES = (pointwise, compute, layout, indices, special, attention, quantized)
+CASES: tuple[Case, ...] = tuple(one for table in _TABLES for one in table.CASES)
 
 __all__ = ["CASES", "Case"]

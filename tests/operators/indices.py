@@ -29,6 +29,8 @@ CASES: tuple[Case, ...] = (
     case("Gather", "n c", np.array(2), free="n c:5", axis=1, **_HALVES, note="scalar"),
     case("Gather", "n c", np.arange(6).reshape(1, 6, 1), free="n c", axis=1, **_HALVES, note="box"),
     case("Gather", "n c", np.array([[0, 1, 2], [3, 4, 5]]), free="n c:5", axis=1, **_HALVES, note="factors"),
+    case("Gather", "n c", lambda d: np.repeat(np.arange(d["c"]), 3), free="n c", extra=3, axis=1, note="repeated"),
+    case("Gather", "n c", lambda d: np.tile(np.arange(d["c"]), 2), free="n c", extra=2, axis=1, note="tiled"),
     case("Gather", "v c", "indices a", free="c", bound="v", note="computed"),
     case("Gather", "n c", "indices a b", free="n", bound="c", axis=-1, note="computed_last"),
     case("GatherElements", "n c", "indices n 3", free="", bound="c", axis=1),
