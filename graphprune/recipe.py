@@ -33,6 +33,8 @@ class Recipe:
         max_ratio: Largest share of its channels that a group may lose (0.9).
         ignore: Regular expression; nodes, weights and module paths that match stay whole. Repeatable.
         only: Regular expression; only what matches may be cut. Repeatable.
+        shared_offsets: Every convolution group, head or norm group loses the same offsets, even where each could keep
+            its own.
         criterion: How channels are ranked: l2, l1 or random (l2).
         seed: Seed of everything that draws (0).
         input_shape: Sizes for an input with dynamic axes: x:1,3,224,224, without the name if it is the only one.
@@ -50,6 +52,7 @@ class Recipe:
     max_ratio: float | None = None
     ignore: tuple[str, ...] | None = None
     only: tuple[str, ...] | None = None
+    shared_offsets: bool | None = None
     criterion: str | None = None
     seed: int | None = None
     input_shape: tuple[str, ...] | None = None
@@ -72,7 +75,7 @@ class Recipe:
             out["align"] = _align(self.align)
         if self.seed is not None and self.seed < 0:
             raise InputError(f"--seed {self.seed}: must be 0 or more")
-        for key in ("min_channels", "max_ratio", "ignore", "only", "criterion", "seed"):
+        for key in ("min_channels", "max_ratio", "ignore", "only", "shared_offsets", "criterion", "seed"):
             if getattr(self, key) is not None:
                 out[key] = getattr(self, key)
         return out
@@ -232,6 +235,7 @@ _CONVERT: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "max_ratio": ("a number", _fraction),
     "ignore": ("a regular expression or a list of them", _texts),
     "only": ("a regular expression or a list of them", _texts),
+    "shared_offsets": ("true or false", _switch),
     "criterion": ("a name", _text),
     "seed": ("a whole number", _whole),
     "input_shape": ("a shape or a list of them", _texts),

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from graphprune.algebra.axis import Ids
 from graphprune.coupling.groups import DependencyGraph
 from graphprune.errors import InputError
 from graphprune.graph.model import Array
@@ -32,17 +33,27 @@ def _summed(deps: DependencyGraph, *, power: int) -> Scores:
     total = np.zeros(deps.state.store.count)
     for name, sums in _axis_sums(deps, power):
         for axis, per_position in sums.items():
-            labels = deps.types[name][axis]
-            assert labels is not None
-            assert labels.units is not None
-            for column in labels.units.T:
-                total += np.bincount(column, weights=per_position, minlength=len(total))
+            for column in np.moveaxis(_labels(deps, name, axis), -1, 0):
+                total += np.bincount(column.ravel(), weights=per_position.ravel(), minlength=len(total))
     total[0] = 0.0
     return total
 
 
+def _labels(deps: DependencyGraph, name: str, axis: int) -> Ids:
+    """Units per position (of the block axis and) of the axis, with the columns last."""
+    ragged = deps.ragged.get((name, axis))
+    if ragged is not None:
+        return ragged.units
+    labels = deps.types[name][axis]
+    assert labels is not None
+    assert labels.units is not None
+    return labels.units
+
+
 def _axis_sums(deps: DependencyGraph, power: int) -> Iterator[tuple[str, dict[int, NDArray[np.float64]]]]:
     """Per stored tensor, the summed magnitude of each position of its labelled axes; read once.
+
+    On a ragged axis it is that of each position in each block, shape (positions of the block axis, positions).
 
     Raises:
         InputError: A tensor holds NaN or infinity.
@@ -52,7 +63,8 @@ def _axis_sums(deps: DependencyGraph, power: int) -> Iterator[tuple[str, dict[in
         if not axes or weight.origin == "fill":
             continue
         array = _as_float(weight.read())
-        sums = {a: _reduce(array, a, power) for a in axes}
+        sums = {a: _reduce(array, a, power) for a in axes if (name, a) not in deps.ragged}
+        sums |= {a: _reduce_ragged(array, deps.ragged[name, a].block, a, power) for a in axes if a not in sums}
         if not all(np.isfinite(s).all() for s in sums.values()):
             raise InputError(
                 f"{deps.source.name}: weight {weight.source} holds NaN or infinite values; repair the model first"
@@ -73,3 +85,11 @@ def _reduce(array: NDArray[np.float32], axis: int, power: int) -> NDArray[np.flo
     else:
         sums = np.abs(cube).sum(axis=(0, 2), dtype=np.float64)
     return np.asarray(sums, np.float64)
+
+
+def _reduce_ragged(array: NDArray[np.float32], block: int, axis: int, power: int) -> NDArray[np.float64]:
+    """Sum of |x|^power over all axes but two, shape (positions of the block axis, positions of the axis)."""
+    cube = np.moveaxis(array, (block, axis), (0, 1)).reshape(array.shape[block], array.shape[axis], -1)
+    if power == 2:
+        return np.asarray(np.einsum("bia,bia->bi", cube, cube, optimize=False), np.float64)
+    return np.asarray(np.abs(cube).sum(axis=2, dtype=np.float64))

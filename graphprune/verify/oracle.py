@@ -7,11 +7,14 @@ so an error in a coupling rule, in a slice or in an edited attribute shows as a 
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
 
 from graphprune.coupling.cut import Cut
-from graphprune.graph.model import Node
+from graphprune.graph.model import Array, Node
 from graphprune.rewrite.surgeon import Surgeon
 from graphprune.rules.context import Site
 
@@ -47,10 +50,7 @@ def _mask_input(surgeon: Surgeon, node: Node, slot: int, axis: int) -> None:
     assert value is not None
     facts = surgeon.graph.values[node.inputs[slot]]
     assert facts.shape is not None
-    kept = surgeon.cut.kept(node.inputs[slot], axis)
-    mask = np.zeros(facts.shape[axis], np.bool_)
-    mask[kept] = True
-    mask = mask.reshape([-1 if a == axis else 1 for a in range(len(facts.shape))])
+    mask = _mask(surgeon.cut, node.inputs[slot], axis, facts.shape)
     zero = np.zeros((), ir.DataType[facts.dtype.upper()].numpy())
     target.replace_input_with(slot, surgeon.overlay(value, mask, zero, target))
 
@@ -62,32 +62,97 @@ def _run_restricted(surgeon: Surgeon, node: Node) -> None:
     if change is not None:
         surgeon.apply(node, change)
     for slot, name in enumerate(node.inputs):
-        shape = surgeon.graph.values[name].shape if name else ()
-        for axis in range(len(shape or ())):
-            kept = cut.kept(name, axis)
-            if kept is not None:
+        shape = _shape(surgeon, name)
+        box = cut.box(name, len(shape))
+        for axis, (block, lists) in box.ragged.items():
+            _gather_ragged(surgeon, target, slot, (block, axis), len(shape), lists)
+        for axis, kept in box.axes.items():
+            if axis not in box.ragged:
                 _gather(surgeon, target, slot, axis, kept)
     for slot, name in enumerate(node.outputs):
-        shape = surgeon.graph.values[name].shape if name else ()
-        for axis, size in enumerate(shape or ()):
-            kept = cut.kept(name, axis)
-            if kept is not None:
-                spread = np.zeros(size, np.int64)
-                spread[kept] = np.arange(len(kept))
-                _spread(surgeon, target, slot, axis, spread)
+        shape = _shape(surgeon, name)
+        box = cut.box(name, len(shape))
+        for axis, (block, lists) in box.ragged.items():  # comes after the plain ones, which are put in between
+            _spread_ragged(surgeon, target, slot, (block, axis), len(shape), _spreading(lists, shape[axis]))
+        for axis, kept in box.axes.items():
+            if axis not in box.ragged:
+                _spread(surgeon, target, slot, axis, _spreading(kept[None], shape[axis])[0])
 
 
-def _gather(surgeon: Surgeon, target: ir.Node, slot: int, axis: int, index: np.ndarray) -> None:
+def _shape(surgeon: Surgeon, name: str) -> tuple[int, ...]:
+    return (surgeon.graph.values[name].shape or ()) if name else ()
+
+
+def _mask(cut: Cut, name: str, axis: int, shape: Sequence[int]) -> Array:
+    """True at kept positions of an axis, of a shape that broadcasts to the value's."""
+    ragged = cut.ragged(name, axis)
+    sizes = [1] * len(shape)
+    sizes[axis] = shape[axis]
+    kept = cut.kept(name, axis)
+    if ragged is None or kept is None:
+        mask = np.zeros(shape[axis], np.bool_)
+        mask[kept] = True
+        return mask.reshape(sizes)
+    block, lists = ragged
+    table = np.zeros((shape[block], shape[axis]), np.bool_)
+    np.put_along_axis(table, lists, values=True, axis=1)
+    sizes[block] = shape[block]
+    return (table if block < axis else table.T).reshape(sizes)
+
+
+def _spreading(lists: Array, n: int) -> Array:
+    """For rows of kept positions the index that puts what was gathered back in its place, shape (rows, n)."""
+    out = np.zeros((len(lists), n), np.int64)
+    np.put_along_axis(out, lists, np.arange(lists.shape[1])[None], axis=1)
+    return out
+
+
+def _gather(surgeon: Surgeon, target: ir.Node, slot: int, axis: int, index: Array) -> None:
     value = target.inputs[slot]
     assert value is not None
     operand = surgeon.constant(f"{value.name}_kept_index", np.asarray(index, np.int64))
     target.replace_input_with(slot, surgeon.insert("Gather", [value, operand], {"axis": axis}, target))
 
 
-def _spread(surgeon: Surgeon, target: ir.Node, slot: int, axis: int, index: np.ndarray) -> None:
+def _spread(surgeon: Surgeon, target: ir.Node, slot: int, axis: int, index: Array) -> None:
     value = target.outputs[slot]
     users = list(value.uses())
     operand = surgeon.constant(f"{value.name}_spread_index", index)
     wide = surgeon.insert("Gather", [value, operand], {"axis": axis}, target, after=True)
     for user, place in users:
         user.replace_input_with(place, wide)
+
+
+def _gather_ragged(
+    surgeon: Surgeon, target: ir.Node, slot: int, axes: tuple[int, int], rank: int, lists: Array
+) -> None:
+    value = target.inputs[slot]
+    assert value is not None
+    for op, operands, attrs in _by_block(surgeon, value, axes, rank, lists):
+        value = surgeon.insert(op, [value, *operands], attrs, target)
+    target.replace_input_with(slot, value)
+
+
+def _spread_ragged(
+    surgeon: Surgeon, target: ir.Node, slot: int, axes: tuple[int, int], rank: int, index: Array
+) -> None:
+    value = target.outputs[slot]
+    users = list(value.uses())
+    for op, operands, attrs in _by_block(surgeon, value, axes, rank, index):
+        at = value.producer()
+        assert at is not None
+        value = surgeon.insert(op, [value, *operands], attrs, at, after=True)
+    for user, place in users:
+        user.replace_input_with(place, value)
+
+
+def _by_block(
+    surgeon: Surgeon, value: ir.Value, axes: tuple[int, int], rank: int, lists: Array
+) -> Iterator[tuple[str, list[ir.Value], dict[str, Any]]]:
+    """Reading an axis at other positions in every block: both brought to the front, read as pairs, and put back."""
+    perm = [*axes, *(a for a in range(rank) if a not in axes)]
+    rows = np.broadcast_to(np.arange(len(lists))[:, None], lists.shape)
+    pairs = np.stack([rows, lists], axis=2).astype(np.int64)
+    yield "Transpose", [], {"perm": perm}
+    yield "GatherND", [surgeon.constant(f"{value.name}_pairs", pairs)], {}
+    yield "Transpose", [], {"perm": np.argsort(perm).tolist()}
