@@ -21,6 +21,8 @@ class Ragged:
         block: Number of the axis of the same tensor that tells the blocks apart.
         units: int32 array of shape (positions of the block axis, positions of this axis, k), 0 meaning "no unit".
         heads: First position of every block on the block axis, ascending.
+
+    The block axis may be a multiple as long, batch times heads: its rows repeat then.
     """
 
     block: int
@@ -55,9 +57,10 @@ class Box:
     def take(self, array: Array) -> Array:
         """The kept elements; smallest axes first so that little is copied twice."""
         for axis, (block, kept) in sorted(self.ragged.items()):
+            rows = kept[np.arange(array.shape[block]) % len(kept)]
             shape = [1] * array.ndim
-            shape[block], shape[axis] = kept.shape
-            index = kept if block < axis else kept.T
+            shape[block], shape[axis] = rows.shape
+            index = rows if block < axis else rows.T
             array = np.take_along_axis(array, index.reshape(shape), axis=axis)
         plain = [(a, k) for a, k in self.axes.items() if a not in self.ragged]
         for axis, kept in sorted(plain, key=lambda item: len(item[1]) / array.shape[item[0]]):

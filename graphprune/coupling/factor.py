@@ -43,7 +43,8 @@ class Factor:
         units: Ids, shape (n,), in the group's order.
         blocks: Units that tell the blocks apart, per kind of them, in order.
         places: Every axis that holds the factor.
-        types: All axes of the tensors in ``places``, by tensor.
+        types: Labels of all axes of the tensors in ``places``, by tensor; of a product with a dynamic factor those of
+            its last, static one, which repeat.
         count: Number of unit ids.
     """
 

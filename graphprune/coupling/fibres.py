@@ -101,7 +101,8 @@ def relabelled(
             axes[key] = _axis(axis, base, factors if hide else [])
         types[tensor] = (*types[tensor][:a], axes[key], *types[tensor][a + 1 :])
         if here:
-            block = _labelled(deps, tensor, here[0][2])
+            block = factors[0].types[tensor][here[0][2]]
+            assert block is not None
             key = (id(axis), id(block), here[0][2], *(id(f) for f in factors))
             if key not in tables:
                 tables[key] = _ragged(axis, block, base, here)

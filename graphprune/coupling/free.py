@@ -88,13 +88,27 @@ def _clash(factors: Iterable[Factor], new: Factor) -> str:
     return ""
 
 
+def _static(deps: DependencyGraph, axis: Axis | None) -> Axis | None:
+    """What labels an axis: of a product with a dynamic factor, its last factor if that is the only one labelled.
+
+    A batch that is laid out in front of the heads: position p of the axis has the labels of head p modulo heads.
+    """
+    if axis is None or not axis.parts:
+        return axis
+    labels = [deps.state.store.resolve(part) for part, _ in axis.parts]
+    if axis.parts[-1][1] or any(x.units is not None for x in labels[:-1]):
+        return axis
+    return labels[-1]
+
+
 class _Kinds:
     """Units sorted into kinds: those of one group that label different positions in one column."""
 
     def __init__(self, deps: DependencyGraph) -> None:
         self.deps = deps
         self.count = deps.state.store.count
-        self.axes = {id(a): a for axes in deps.types.values() for a in axes if a is not None and a.units is not None}
+        self.types = {name: tuple(_static(deps, a) for a in axes) for name, axes in deps.types.items()}
+        self.axes = {id(a): a for axes in self.types.values() for a in axes if a is not None and a.units is not None}
         self.group = np.full(self.count, -1, np.int32)
         place = np.arange(self.count)  # in the group's order
         for number, group in enumerate(deps.groups):
@@ -150,7 +164,7 @@ class _Kinds:
     def _patterns(self) -> dict[int, dict[tuple[int, ...], tuple[str, Types]]]:
         """For each kind the tensors that hold it, one for every distinct row of axes."""
         out: dict[int, dict[tuple[int, ...], tuple[str, Types]]] = {}
-        for name, axes in self.deps.types.items():
+        for name, axes in self.types.items():
             for kind in self._on_tensor(axes):
                 out.setdefault(kind, {}).setdefault(tuple(id(a) for a in axes), (name, axes))
         return out
@@ -212,12 +226,12 @@ class _Kinds:
                 raise _Pinned(f"{name} axis {a} holds some of it more often than the rest")
         places = tuple(
             Place(name, a, blocks[tuple(id(x) for x in axes)])
-            for name, axes in self.deps.types.items()
+            for name, axes in self.types.items()
             for a, x in enumerate(axes)
             if x is not None and kind in self.on.get(id(x), ())
         )
         kinds = sorted(common)
-        types = {p.tensor: self.deps.types[p.tensor] for p in places}
+        types = {p.tensor: self.types[p.tensor] for p in places}
         units = tuple(self.members[k] for k in kinds)
         return Factor(self.group_name(kind), self.members[kind], units, places, types, self.count), common
 

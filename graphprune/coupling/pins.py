@@ -89,8 +89,8 @@ class Nodes:
                     held.append(_Held(at, place.axis, place.block, len(self.deps.types[name])))
         if not held:
             return True
-        if node.name in self._restricted and self._opset < 11:
-            return False  # the masked reference needs GatherND there
+        if node.name in self._restricted and (self._opset < 11 or any(self._repeating(node, h) for h in held)):
+            return False  # the masked reference needs GatherND and a fixed number of blocks there
         return self._ragged(node, rule.kind, held)
 
     def _whole_fibres(self, node: Node, factor: Factor) -> bool:
@@ -104,6 +104,11 @@ class Nodes:
         if groups == 1 or not axes:
             return not any((p.tensor, p.axis) in channels and not p.merged for p in factor.places)
         return all(_whole(factor, x, groups) for x in axes) or all(_single(factor, x, groups) for x in axes)
+
+    def _repeating(self, node: Node, held: _Held) -> bool:
+        """Whether the axis of the blocks is a product with a dynamic factor."""
+        axis = self._axis(node.inputs[held.slot] if held.slot >= 0 else node.outputs[-1 - held.slot], held.block)
+        return axis is not None and bool(axis.parts)
 
     def _axis(self, name: str, axis: int) -> Axis | None:
         return self.deps.types[name][axis] if name in self.deps.types else None

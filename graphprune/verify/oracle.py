@@ -50,9 +50,27 @@ def _mask_input(surgeon: Surgeon, node: Node, slot: int, axis: int) -> None:
     assert value is not None
     facts = surgeon.graph.values[node.inputs[slot]]
     assert facts.shape is not None
-    mask = _mask(surgeon.cut, node.inputs[slot], axis, facts.shape)
     zero = np.zeros((), ir.DataType[facts.dtype.upper()].numpy())
-    target.replace_input_with(slot, surgeon.overlay(value, mask, zero, target))
+    mask, repeats = _mask(surgeon.cut, node.inputs[slot], axis, facts.shape)
+    if repeats is None:
+        target.replace_input_with(slot, surgeon.overlay(value, mask, zero, target))
+        return
+    shape, split = _split_shape(surgeon, value, repeats, mask.shape[repeats + 1], mask.ndim - 1, target)
+    wide = surgeon.overlay(surgeon.insert("Reshape", [value, split], {}, target), mask, zero, target)
+    target.replace_input_with(slot, surgeon.insert("Reshape", [wide, shape], {}, target))
+
+
+def _split_shape(
+    surgeon: Surgeon, value: ir.Value, axis: int, inner: int, rank: int, at: ir.Node
+) -> tuple[ir.Value, ir.Value]:
+    """The shape of a value of some rank, and the same with one axis as (the rest, ``inner``)."""
+    shape = surgeon.insert("Shape", [value], {}, at)
+    front, back = (
+        surgeon.insert("Gather", [shape, surgeon.constant(f"{value.name}_axes", np.arange(*ends))], {"axis": 0}, at)
+        for ends in ((0, axis), (axis + 1, rank))
+    )
+    middle = surgeon.constant(f"{value.name}_split", np.array([-1, inner]))
+    return shape, surgeon.insert("Concat", [front, middle, back], {"axis": 0}, at)
 
 
 def _run_restricted(surgeon: Surgeon, node: Node) -> None:
@@ -83,8 +101,12 @@ def _shape(surgeon: Surgeon, name: str) -> tuple[int, ...]:
     return (surgeon.graph.values[name].shape or ()) if name else ()
 
 
-def _mask(cut: Cut, name: str, axis: int, shape: Sequence[int]) -> Array:
-    """True at kept positions of an axis, of a shape that broadcasts to the value's."""
+def _mask(cut: Cut, name: str, axis: int, shape: Sequence[int]) -> tuple[Array, int | None]:
+    """True at kept positions of an axis, of a shape that broadcasts to the value's.
+
+    Where the axis of the blocks follows the input size, batch times heads, its number comes with the mask, which
+    has two axes in its place.
+    """
     ragged = cut.ragged(name, axis)
     sizes = [1] * len(shape)
     sizes[axis] = shape[axis]
@@ -92,12 +114,15 @@ def _mask(cut: Cut, name: str, axis: int, shape: Sequence[int]) -> Array:
     if ragged is None or kept is None:
         mask = np.zeros(shape[axis], np.bool_)
         mask[kept] = True
-        return mask.reshape(sizes)
+        return mask.reshape(sizes), None
     block, lists = ragged
-    table = np.zeros((shape[block], shape[axis]), np.bool_)
+    table = np.zeros((len(lists), shape[axis]), np.bool_)
     np.put_along_axis(table, lists, values=True, axis=1)
-    sizes[block] = shape[block]
-    return (table if block < axis else table.T).reshape(sizes)
+    sizes[block] = len(lists)
+    mask = (table if block < axis else table.T).reshape(sizes)
+    axes = cut.deps.types[name][block]
+    repeats = axes is not None and bool(axes.parts)
+    return (np.expand_dims(mask, block), block) if repeats else (mask, None)
 
 
 def _spreading(lists: Array, n: int) -> Array:
