@@ -48,7 +48,6 @@ FREE = {
 PINNED = {
     "gqa_rope": {3: "cos axis 3"},  # by size of the group: the table has no heads
     "sum_over_groups": {4: "ReduceSum"},
-    "weight_two_head_counts": {2: "is shared by all blocks"},
 }
 
 

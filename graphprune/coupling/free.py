@@ -69,7 +69,7 @@ def free(deps: DependencyGraph) -> Freedom:
             if reason := nodes.obstacle(factor) or _clash(factors, factor):
                 raise _Pinned(reason)
         except _Pinned as reason:
-            if kind in kinds.inside:
+            if kinds.innermost(kind):
                 pinned.setdefault(kinds.group_name(kind), str(reason))
             continue
         factors.append(factor)
@@ -170,7 +170,7 @@ class _Kinds:
         return out
 
     def _on_tensor(self, axes: Types) -> set[int]:
-        return set().union(*(self.on.get(id(a), set()) for a in axes))
+        return set().union(*(self._on(a) for a in axes))
 
     def group_name(self, kind: int) -> str:
         """The group of a kind."""
@@ -197,12 +197,31 @@ class _Kinds:
 
     def _pace(self, kind: int) -> float:
         """Share of neighbouring positions that differ in the kind's unit, where it shares an axis."""
-        for _, axes in self.tensors[kind].values():
-            for axis in axes:
-                if axis is not None and axis.units is not None and kind in (on := self.on[id(axis)]) and len(on) > 1:
-                    unit = np.where(self.of[axis.units] == kind, axis.units, 0).max(axis=1)
-                    return float((np.diff(unit) != 0).mean()) if axis.n > 1 else 0.0
-        return 0.0
+        axis = self._shared_axis(kind)
+        return 0.0 if axis is None else self._changes(axis, kind)
+
+    def innermost(self, kind: int) -> bool:
+        """Whether another kind that shares its axis varies more slowly: the kind lies inside blocks."""
+        axis = self._shared_axis(kind)
+        if axis is None or kind not in self.inside:
+            return False
+        mine = self._changes(axis, kind)
+        return any(self._changes(axis, other) < mine for other in self.on[id(axis)] - {kind})
+
+    def _shared_axis(self, kind: int) -> Axis | None:
+        """The first axis that the kind shares with another."""
+        found = (
+            a for _, axes in self.tensors[kind].values() for a in axes if kind in (on := self._on(a)) and len(on) > 1
+        )
+        return next(found, None)
+
+    def _on(self, axis: Axis | None) -> set[int]:
+        return self.on.get(id(axis), set())
+
+    def _changes(self, axis: Axis, kind: int) -> float:
+        assert axis.units is not None
+        unit = np.where(self.of[axis.units] == kind, axis.units, 0).max(axis=1)
+        return float((np.diff(unit) != 0).mean()) if axis.n > 1 else 0.0
 
     # -- one factor --------------------------------------------------------------------------------------
 
@@ -228,7 +247,7 @@ class _Kinds:
             Place(name, a, blocks[tuple(id(x) for x in axes)])
             for name, axes in self.types.items()
             for a, x in enumerate(axes)
-            if x is not None and kind in self.on.get(id(x), ())
+            if x is not None and kind in self._on(x)
         )
         kinds = sorted(common)
         types = {p.tensor: self.types[p.tensor] for p in places}
@@ -252,7 +271,7 @@ class _Kinds:
         return common
 
     def _only_axis(self, name: str, axes: Types, kind: int) -> int:
-        found = [a for a, x in enumerate(axes) if kind in self.on.get(id(x), ())]
+        found = [a for a, x in enumerate(axes) if kind in self._on(x)]
         if len(found) > 1:
             raise _Pinned(f"{name} holds it on axes {' and '.join(map(str, found))}")
         return found[0]
@@ -261,7 +280,7 @@ class _Kinds:
         """For each axis the kinds that tell blocks apart: one unit at every position (of the factor)."""
         out: dict[int, set[int]] = {}
         for a, axis in enumerate(axes):
-            on = self.on.get(id(axis), set())
+            on = self._on(axis)
             if axis is None or axis.units is None:
                 continue
             of = self.of[axis.units]
@@ -274,7 +293,7 @@ class _Kinds:
 
     def _block_axis(self, name: str, axes: Types, a: int, found: Mapping[int, set[int]], common: set[int]) -> int:
         """The axis that holds the blocks; no other may."""
-        holders = [b for b, x in enumerate(axes) if common & self.on.get(id(x), set())]
+        holders = [b for b, x in enumerate(axes) if common & self._on(x)]
         if len(holders) != 1 or not common <= found[holders[0]]:
             raise _Pinned(f"{name} holds its blocks on axes {' and '.join(map(str, holders))}, or in part")
         return holders[0] if a != holders[0] else a
