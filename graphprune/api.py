@@ -24,7 +24,7 @@ from graphprune.graph.model import Array, Graph
 from graphprune.graph.onnx import Source, load
 from graphprune.graph.sizes import file_bytes
 from graphprune.importance.base import Criterion
-from graphprune.plan import Plan, planned_units
+from graphprune.plan import Plan, planned_cut
 from graphprune.rewrite.files import check_output, save, stamp
 from graphprune.rewrite.onnx import rewrite
 from graphprune.verify.bisect import culprits
@@ -94,6 +94,7 @@ def plan(
     ignore: Sequence[str] = (),
     only: Sequence[str] = (),
     allow_io: Sequence[str] = (),
+    shared_offsets: bool = False,
 ) -> Plan:
     """Decide what to remove.
 
@@ -111,6 +112,8 @@ def plan(
         ignore: Patterns of nodes, weights and module paths that stay whole.
         only: Patterns outside which everything stays whole.
         allow_io: Patterns of graph inputs and outputs that may shrink; a dependency graph was made with its own.
+        shared_offsets: Remove the same offsets from every convolution group, head or norm group, even where each
+            could keep its own.
 
     Raises:
         InputError: An option cannot be read or a pattern matches nothing.
@@ -120,7 +123,7 @@ def plan(
     deps = analyze(source, allow_io=allow_io)
     refuse_nan(deps.source)
     targets = Targets(macs, params, size, ratio)
-    constraints = Constraints(align, min_channels, max_ratio, tuple(ignore), tuple(only))
+    constraints = Constraints(align, min_channels, max_ratio, tuple(ignore), tuple(only), shared_offsets)
     return Planner(deps, targets, constraints, criterion, seed).plan()
 
 
@@ -132,7 +135,7 @@ def apply(source: Source | Graph, plan: Plan | str | Path) -> ir.Model:
     """
     ready = plan if isinstance(plan, Plan) else Plan.read(plan)
     deps = analyze(source, allow_io=ready.allow_io)
-    model = rewrite(deps.cut(planned_units(deps, ready)))
+    model = rewrite(planned_cut(deps, ready))
     stamp(model, ready, verified=False)
     return model
 
@@ -162,7 +165,7 @@ def verify(
     ready = plan if isinstance(plan, Plan) else Plan.read(plan)
     deps = analyze(source, allow_io=ready.allow_io)
     model = _graph(pruned).source
-    return verify_cut(deps.cut(planned_units(deps, ready)), model, feeds=feeds, samples=samples, seed=seed)
+    return verify_cut(planned_cut(deps, ready), model, feeds=feeds, samples=samples, seed=seed)
 
 
 def prune(
@@ -225,7 +228,7 @@ def _replay(
     samples: int,
     progress: Progress,
 ) -> Result:
-    cut = deps.cut(planned_units(deps, ready))
+    cut = planned_cut(deps, ready)
     progress("rewrite")
     model = rewrite(cut)
     stamp(model, ready, verified=check)
@@ -235,7 +238,7 @@ def _replay(
     verdict = verify_cut(cut, model, feeds=feeds, samples=samples) if check else None
     if verdict is not None and not verdict.passed:
         raise VerificationError(f"{deps.source.name}: the pruned model {verdict.text}; nothing was written")
-    return Result(model, ready, deps, before, after, verdict)
+    return Result(model, ready, cut.deps, before, after, verdict)
 
 
 def _search(
@@ -248,6 +251,7 @@ def _search(
 ) -> Result:
     """Plan, rewrite, verify; give up culprits and plan again."""
     planner = Planner.from_options(deps, options)
+    deps = planner.deps
     frozen: list[str] = []
     verdict: Verdict | None = None
     for _ in range(_ROUNDS):

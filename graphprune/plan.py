@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,11 +11,30 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from graphprune.algebra.axis import Ids
-from graphprune.coupling.cut import Cut
-from graphprune.coupling.groups import DependencyGraph
+from graphprune.coupling.cut import Cut, Mask
+from graphprune.coupling.factor import numbered
+from graphprune.coupling.fibres import Chosen, fibred
+from graphprune.coupling.groups import DependencyGraph, Group
 from graphprune.errors import InputError
+from graphprune.rules.edit import Kept
 
 VERSION = 1
+Listed = list[int] | list[list[int]]
+
+
+class PlannedFibre(BaseModel):
+    """What leaves each block where every block makes its own choice.
+
+    Attributes:
+        removed: Numbers within the group that stand for what leaves, ranks in the order of every block.
+        blocks: For each block, in the order of the factor's blocks, the numbers of the offsets that leave there, one
+            for each entry of ``removed``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    removed: tuple[int, ...]
+    blocks: tuple[tuple[int, ...], ...]
 
 
 class PlannedGroup(BaseModel):
@@ -26,6 +45,7 @@ class PlannedGroup(BaseModel):
         size: Units before.
         kind: What it is: heads, FFN width, channels ...
         removed: Numbers of the removed units within the group.
+        fibres: For units that every block orders anew: which leave where. Empty when all blocks lose the same.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -34,6 +54,7 @@ class PlannedGroup(BaseModel):
     size: int
     kind: str = ""
     removed: tuple[int, ...]
+    fibres: tuple[PlannedFibre, ...] = ()
 
 
 class Plan(BaseModel):
@@ -45,8 +66,8 @@ class Plan(BaseModel):
         before: Costs of the original ("macs", "params", "bytes").
         after: Costs that the removal leaves.
         groups: What each group loses; groups that lose nothing are left out.
-        weights: Removed positions per weight and axis, ascending. A shared constant has an entry per use,
-            "name@node:input".
+        weights: Removed positions per weight and axis, ascending; a list of them for each block where every
+            block loses its own. A shared constant has an entry per use, "name@node:input".
         io: Removed positions per axis of graph inputs and outputs that were allowed to shrink.
     """
 
@@ -57,7 +78,7 @@ class Plan(BaseModel):
     before: dict[str, int] = {}
     after: dict[str, int] = {}
     groups: tuple[PlannedGroup, ...] = ()
-    weights: dict[str, dict[int, list[int]]] = {}
+    weights: dict[str, dict[int, Listed]] = {}
     io: dict[str, dict[int, list[int]]] = {}
 
     @property
@@ -108,13 +129,15 @@ def make_plan(
     for group in deps.groups:
         gone = np.flatnonzero(cut.removed[group.units])
         if gone.size:
-            groups.append(PlannedGroup(name=group.name, size=group.size, kind=group.kind, removed=tuple(gone.tolist())))
-    weights: dict[str, dict[int, list[int]]] = {}
+            removed, fibres = tuple(gone.tolist()), tuple(_planned_fibres(deps, group, cut))
+            groups.append(
+                PlannedGroup(name=group.name, size=group.size, kind=group.kind, removed=removed, fibres=fibres)
+            )
+    weights: dict[str, dict[int, Listed]] = {}
     for name, axis, labels in deps.weight_axes():
-        kept = cut.kept(name, axis)
-        if kept is not None:
-            gone = np.setdiff1d(np.arange(labels.n), kept)
-            weights.setdefault(name, {})[axis] = gone.tolist()
+        listed = _listed(cut, name, axis, labels.n)
+        if listed:
+            weights.setdefault(name, {})[axis] = listed
     return Plan(
         recipe=dict(recipe),
         before=dict(before),
@@ -125,53 +148,144 @@ def make_plan(
     )
 
 
-def planned_units(deps: DependencyGraph, plan: Plan) -> Ids:
-    """Units that a plan removes from this model.
+def _planned_fibres(deps: DependencyGraph, group: Group, cut: Cut) -> Iterator[PlannedFibre]:
+    """For the factors of a group that blocks choose from: which offsets leave in every block."""
+    place = numbered(group.units, deps.state.store.count)
+    for chosen in deps.chosen:
+        ranks = np.flatnonzero(cut.removed[chosen.factor.units])
+        if chosen.factor.group == group.name and ranks.size:
+            numbers = place[chosen.factor.units]
+            blocks = tuple(tuple(row) for row in numbers[chosen.members(ranks)].tolist())
+            yield PlannedFibre(removed=tuple(numbers[ranks].tolist()), blocks=blocks)
+
+
+def _listed(cut: Cut, name: str, axis: int, size: int) -> Listed:
+    """Removed positions of a weight axis, per block where it is ragged; empty when nothing leaves."""
+    kept, ragged = cut.kept(name, axis), cut.ragged(name, axis)
+    if kept is None:
+        return []
+    if ragged is None:
+        return _others(kept, size)
+    return [_others(row, size) for row in ragged[1][cut.deps.ragged[name, axis].heads]]
+
+
+def _others(kept: Kept, size: int) -> list[int]:
+    gone = np.ones(size, bool)
+    gone[kept] = False
+    return [int(p) for p in np.flatnonzero(gone)]
+
+
+def planned_cut(deps: DependencyGraph, plan: Plan) -> Cut:
+    """What a plan leaves of this model.
 
     Raises:
         InputError: A weight is missing, has another size, or the positions are not coupled as the plan assumes.
     """
-    name_of_model = deps.source.name
-    total = np.zeros(deps.state.store.count, np.int64)
-    gone = np.zeros(deps.state.store.count, np.int64)
     for name in plan.weights:
         if name not in deps.source.weights:
-            raise InputError(f"{name_of_model}: the plan cuts weight {name}, which this model does not have")
-    marks: dict[tuple[str, int], np.ndarray[Any, Any]] = {}
-    for name, axis, labels in deps.weight_axes():
-        if labels.units is None:
-            continue
-        mark = np.zeros(labels.n, bool)
-        positions = np.array(plan.weights.get(name, {}).get(axis, []), np.int64)
-        if positions.size and (positions.min() < 0 or positions.max() >= labels.n):
-            raise InputError(
-                f"{name_of_model}: the plan removes positions {positions.min()} to {positions.max()} of weight {name}"
-                f" axis {axis}, which has {labels.n}"
-            )
-        mark[positions] = True
-        marks[name, axis] = mark
-        for column in labels.units.T:
-            np.add.at(total, column, 1)
-            np.add.at(gone, column[mark], 1)
-    total[0] = gone[0] = 0
-    units = np.flatnonzero((total > 0) & (gone == total)).astype(np.int32)
-    _check_fit(deps, plan, deps.cut(units))
-    if not units.size:
-        raise InputError(f"{name_of_model}: the plan removes nothing")
-    return units
+            raise InputError(f"{deps.source.name}: the plan cuts weight {name}, which this model does not have")
+    deps = fibred(deps, list(_replayed(deps.shared or deps, plan)))
+    cut = deps.cut(_planned_units(deps, plan))
+    _check_fit(plan, cut)
+    if not cut.removed.any():
+        raise InputError(f"{deps.source.name}: the plan removes nothing")
+    return cut
 
 
-def _check_fit(deps: DependencyGraph, plan: Plan, cut: Cut) -> None:
-    """Refuse a plan whose listed positions are not what its units remove, or that leaves an axis empty."""
-    name_of_model = deps.source.name
-    for name, axes in plan.weights.items():
-        for axis, listed in axes.items():
-            kept = cut.kept(name, axis)
-            size = deps.source.weights[name].shape[axis] if axis < len(deps.source.weights[name].shape) else 0
-            if kept is not None and not len(kept):
-                raise InputError(f"{name_of_model}: the plan removes all {size} positions of weight {name} axis {axis}")
-            if len(listed) != size - (size if kept is None else len(kept)):
+def _replayed(deps: DependencyGraph, plan: Plan) -> Iterator[Chosen]:
+    """The orders per block that a plan chose; what stays comes in any order.
+
+    Raises:
+        InputError: This model has other blocks.
+    """
+    groups = {g.name: g.units for g in deps.groups}
+    for planned in plan.groups:
+        units = groups.get(planned.name, np.zeros(0, np.int32))
+        for fibre in planned.fibres:
+            chosen = _chosen(deps, planned.name, units, fibre)
+            if chosen is None:
                 raise InputError(
-                    f"{name_of_model}: the plan's cut of weight {name} axis {axis} does not fit this model's couplings;"
+                    f"{deps.source.name}: the plan's blocks of group {planned.name} do not fit this model's couplings;"
                     " it was made for another graph"
                 )
+            yield chosen
+
+
+def _chosen(deps: DependencyGraph, name: str, units: Ids, fibre: PlannedFibre) -> Chosen | None:
+    """The order in every block of the factor that a fibre removes from, None when there is no such factor."""
+    numbers = np.array([fibre.removed, *fibre.blocks], np.int64).reshape(len(fibre.blocks) + 1, -1)
+    if not numbers.size or numbers.min() < 0 or numbers.max() >= len(units):
+        return None
+    for factor in deps.fibres.factors:
+        local = numbered(factor.units, deps.state.store.count)[units[numbers]]
+        if factor.group == name and factor.number == len(fibre.blocks) and (local >= 0).all():
+            ranks = np.full((factor.number, factor.size), -1)
+            np.put_along_axis(ranks, local[1:], local[:1], axis=1)
+            rest = np.setdiff1d(np.arange(factor.size), local[0])
+            if ((ranks < 0).sum(axis=1) != len(rest)).any():
+                return None
+            ranks[ranks < 0] = np.tile(rest, factor.number)
+            return Chosen(factor, ranks)
+    return None
+
+
+def _planned_units(deps: DependencyGraph, plan: Plan) -> Ids:
+    """Units all of whose positions a plan lists."""
+    total = np.zeros(deps.state.store.count, np.int64)
+    gone = np.zeros(deps.state.store.count, np.int64)
+    for name, axis, labels in deps.weight_axes():
+        if labels.units is not None:
+            ragged = deps.ragged.get((name, axis))
+            units = labels.units[None] if ragged is None else ragged.units[ragged.heads]
+            mark = _marked(deps.source.name, plan, name, axis, units.shape[:2], ragged=ragged is not None)
+            for column in np.moveaxis(units, -1, 0):
+                total += np.bincount(column.ravel(), minlength=len(total))
+                gone += np.bincount(column[mark], minlength=len(total))
+    total[0] = gone[0] = 0
+    return np.flatnonzero((total > 0) & (gone == total)).astype(np.int32)
+
+
+def _marked(model: str, plan: Plan, name: str, axis: int, shape: tuple[int, ...], *, ragged: bool) -> Mask:
+    """Which positions of a weight axis are listed: one row, or a row for each block.
+
+    Raises:
+        InputError: There are other blocks, or no such positions.
+    """
+    out = np.zeros(shape, bool)
+    listed = plan.weights.get(name, {}).get(axis, [])
+    if not listed:
+        return out
+    nested = isinstance(listed[0], list)
+    rows = [np.array(row, np.int64) for row in (listed if nested else [listed])]
+    if nested != ragged or len(rows) != len(out):
+        raise InputError(f"{model}: the plan's blocks of weight {name} axis {axis} do not fit this model's couplings")
+    for row, positions in zip(out, rows, strict=True):
+        if positions.size and (positions.min() < 0 or positions.max() >= shape[1]):
+            raise InputError(
+                f"{model}: the plan removes positions {positions.min()} to {positions.max()} of weight {name}"
+                f" axis {axis}, which has {shape[1]}"
+            )
+        row[positions] = True
+    return out
+
+
+def _check_fit(plan: Plan, cut: Cut) -> None:
+    """Refuse a plan whose listed positions are not what its units remove, or that leaves an axis empty."""
+    source = cut.deps.source
+    for name, axes in plan.weights.items():
+        shape = source.weights[name].shape
+        for axis, listed in axes.items():
+            kept = cut.kept(name, axis)
+            size = shape[axis] if axis < len(shape) else 0
+            if kept is not None and not len(kept):
+                raise InputError(f"{source.name}: the plan removes all {size} positions of weight {name} axis {axis}")
+            if axis >= len(shape) or _ascending(listed) != _listed(cut, name, axis, size):
+                raise InputError(
+                    f"{source.name}: the plan's cut of weight {name} axis {axis} does not fit this model's couplings;"
+                    " it was made for another graph"
+                )
+
+
+def _ascending(listed: Listed) -> Listed:
+    nested = [sorted(row) for row in listed if isinstance(row, list)]
+    return nested or sorted(p for p in listed if isinstance(p, int))

@@ -36,6 +36,8 @@ class Recipe:
         only: Regular expression; only what matches may be cut. Repeatable.
         allow_io: Regular expression; axes of graph inputs and outputs that match may shrink (KV caches, embeddings).
             Repeatable.
+        shared_offsets: Every convolution group, head or norm group loses the same offsets, even where each could keep
+            its own.
         criterion: How channels are ranked: l2, l1 or random (l2).
         seed: Seed of everything that draws (0).
         input_shape: Sizes for an input with dynamic axes: x:1,3,224,224, without the name if it is the only one.
@@ -54,6 +56,7 @@ class Recipe:
     ignore: tuple[str, ...] | None = None
     only: tuple[str, ...] | None = None
     allow_io: tuple[str, ...] | None = None
+    shared_offsets: bool | None = None
     criterion: str | None = None
     seed: int | None = None
     input_shape: tuple[str, ...] | None = None
@@ -76,7 +79,7 @@ class Recipe:
             out["align"] = _align(self.align)
         if self.seed is not None and self.seed < 0:
             raise InputError(f"--seed {self.seed}: must be 0 or more")
-        for key in ("min_channels", "max_ratio", "ignore", "only", "allow_io", "criterion", "seed"):
+        for key in ("min_channels", "max_ratio", "ignore", "only", "allow_io", "shared_offsets", "criterion", "seed"):
             if getattr(self, key) is not None:
                 out[key] = getattr(self, key)
         return out
@@ -237,6 +240,7 @@ _CONVERT: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "ignore": ("a regular expression or a list of them", _texts),
     "only": ("a regular expression or a list of them", _texts),
     "allow_io": ("a regular expression or a list of them", _texts),
+    "shared_offsets": ("true or false", _switch),
     "criterion": ("a name", _text),
     "seed": ("a whole number", _whole),
     "input_shape": ("a shape or a list of them", _texts),

@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from graphprune import api
 from graphprune.cost.model import CostModel
+from graphprune.coupling.fibres import Chosen, fibred
 from graphprune.rewrite.onnx import rewrite
 from graphprune.verify.compare import Verdict, check_valid, verify_cut
 
@@ -44,6 +45,13 @@ def random_cut(deps: DependencyGraph, seed: int) -> Cut | None:
                 break
             removed[unit] = False
     return deps.cut(np.flatnonzero(removed).astype(np.int32)) if removed.any() else None
+
+
+def random_fibres(deps: DependencyGraph, seed: int) -> DependencyGraph:
+    """The dependency graph with a random order of the offsets in every block that may have its own."""
+    rng = np.random.default_rng(seed)
+    draw = [(f, rng.permuted(np.tile(np.arange(f.size), (f.number, 1)), axis=1)) for f in deps.fibres.factors]
+    return fibred(deps, [Chosen(factor, ranks) for factor, ranks in draw])
 
 
 def pruned_and_checked(cut: Cut, seed: int = 0) -> tuple[ir.Model, Verdict]:

@@ -11,7 +11,7 @@ from _pytest.mark.structures import ParameterSet
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from graphprune import api
-from graphprune.plan import planned_units
+from graphprune.plan import planned_cut
 from graphprune.rewrite.onnx import rewrite
 from tests.cuts import assert_random_removals_verify, pruned_and_checked, random_cut, summary
 from tests.graphs import AMBIGUOUS, GOLDEN, GRAPHS, Builder, random_feeds, run
@@ -90,7 +90,7 @@ def test_plans(name: str) -> None:
     """The planner's choice: every group loses its share, and the result is verified."""
     deps = api.analyze(GRAPHS[name]())
     plan = api.plan(deps, ratio=0.4, align=1, criterion="random", seed=1)
-    cut = deps.cut(planned_units(deps, plan))
+    cut = planned_cut(deps, plan)
     assert cut.removed.any(), summary(cut)
     for group in deps.groups:
         assert cut.removed[group.units].sum() <= np.ceil(0.4 * group.size)

@@ -56,6 +56,15 @@ class Units:
         self.reasons: list[Reason] = [Reason("", "", "it is laid out together with positions that stay")]
         self._reason_ids: dict[Reason, int] = {}
 
+    def copy(self) -> Units:
+        """A store of the same units; what is made in one is unknown to the other."""
+        out = Units()
+        out._parent, out._why = self._parent.copy(), self._why.copy()
+        out._bind, out._table = self._bind.copy(), self._table.copy()
+        out._rows, out.count, out.version = self._rows, self.count, self.version
+        out.reasons, out._reason_ids = list(self.reasons), dict(self._reason_ids)
+        return out
+
     # -- making ------------------------------------------------------------------------------------------
 
     def reason(self, reason: Reason) -> int:

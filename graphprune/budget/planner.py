@@ -13,9 +13,11 @@ from graphprune.budget.selection import allowed_units
 from graphprune.budget.solver import solve
 from graphprune.budget.targets import Constraints, Targets
 from graphprune.cost.model import CostModel
+from graphprune.coupling.fibres import fibred
 from graphprune.coupling.groups import DependencyGraph, Group
 from graphprune.errors import InputError, NothingToPruneError
 from graphprune.importance.base import Criterion, score
+from graphprune.importance.fibres import ranked
 from graphprune.plan import Plan, make_plan
 
 
@@ -42,7 +44,8 @@ class Planner:
         self.ratio = targets.removed_share()
         if not any(self.allowed[g.units].any() for g in deps.groups):
             raise NothingToPruneError(_why_nothing(deps))
-        self.scores = score(deps, criterion, seed)
+        self.deps = fibred(deps, ()) if constraints.shared_offsets else ranked(deps, criterion, seed)
+        self.scores = score(self.deps, criterion, seed)
         name = criterion if isinstance(criterion, str) else getattr(criterion, "__name__", "custom")
         given = {k: v for k, v in asdict(targets).items() if v is not None}
         self.recipe = {**given, "criterion": name, "seed": seed, **asdict(constraints)}

@@ -116,6 +116,8 @@ class Constraints:
         max_ratio: Largest share of units a group may lose.
         ignore: Regular expressions; nodes, weights and module paths that match stay whole.
         only: Regular expressions; only units of matching nodes, weights and module paths may leave.
+        shared_offsets: Every convolution group, head or norm group loses the same offsets, even where each could
+            keep its own.
     """
 
     align: int = 8
@@ -123,6 +125,7 @@ class Constraints:
     max_ratio: float = 0.9
     ignore: tuple[str, ...] = field(default=())
     only: tuple[str, ...] = field(default=())
+    shared_offsets: bool = False
 
     def __post_init__(self) -> None:
         if self.align < 1:

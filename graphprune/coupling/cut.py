@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphprune import rules
+from graphprune.coupling.box import Box
 from graphprune.graph.model import Node
 from graphprune.rules.edit import Change, Edit, Kept
 
@@ -32,7 +33,10 @@ class Cut:
     _memo: dict[int, Kept | None] = field(default_factory=dict, repr=False)
 
     def kept(self, tensor: str, axis: int) -> Kept | None:
-        """Kept positions of an axis, ascending; None when nothing is removed."""
+        """Kept positions of an axis, ascending; None when nothing is removed.
+
+        On a ragged axis they are right in number only: which ones stay differs from block to block, see ``ragged``.
+        """
         axes = self.deps.types.get(tensor)
         found = axes[axis] if axes is not None and axis < len(axes) else None
         if found is None or found.units is None:
@@ -42,6 +46,30 @@ class Cut:
             gone = self.removed[found.units].any(axis=1)
             self._memo[key] = np.flatnonzero(~gone) if gone.any() else None
         return self._memo[key]
+
+    def ragged(self, tensor: str, axis: int) -> tuple[int, Kept] | None:
+        """Of a ragged axis the block axis and the kept positions for each of its positions, shape (n, m).
+
+        None when the axis is not ragged or nothing is removed from it.
+        """
+        found = self.deps.ragged.get((tensor, axis))
+        if found is None:
+            return None
+        key = id(found)
+        if key not in self._memo:
+            gone = self.removed[found.units].any(axis=2)
+            counts = gone.sum(axis=1)
+            assert (counts == counts[0]).all(), "every block keeps the same number"
+            order = np.argsort(gone, axis=1, kind="stable")
+            self._memo[key] = order[:, : gone.shape[1] - int(counts[0])] if counts[0] else None
+        kept = self._memo[key]
+        return None if kept is None else (found.block, kept)
+
+    def box(self, tensor: str, rank: int) -> Box:
+        """What is kept of a tensor of ``rank`` axes; empty when nothing is removed."""
+        axes = {a: k for a in range(rank) if (k := self.kept(tensor, a)) is not None}
+        ragged = {a: r for a in axes if (r := self.ragged(tensor, a)) is not None}
+        return Box(axes, ragged)
 
     def ratio(self, tensor: str, axis: int) -> tuple[int, int]:
         """For a dynamic axis that is a product: new over old size of its static factors; (1, 1) otherwise."""

@@ -97,12 +97,22 @@ def _group_text(deps: DependencyGraph, group: Group) -> str:
     for m in group.members:
         size = deps.source.weights[m.tensor].shape[m.axis]
         lines.append(f"  {m.tensor} axis {m.axis}: {_rows(m.rows)} per unit, {m.rows * group.size} of {size}")
+    lines += [f"  {line}" for line in _fibre_lines(deps, group)]
     nodes = list(_through(deps, group))
     kinds = ", ".join(f"{count} {op}" for op, count in Counter(n.key for n in nodes).most_common())
     lines.append(f"  through {len(nodes)} operators: {kinds}")
     listed = ", ".join(n.name for n in nodes[:_LISTED])
     lines.append(f"  {listed}{f' and {len(nodes) - _LISTED} more' if len(nodes) > _LISTED else ''}")
     return "\n".join(lines)
+
+
+def _fibre_lines(deps: DependencyGraph, group: Group) -> Iterator[str]:
+    """Whether blocks choose for themselves which units leave, and what keeps them from it."""
+    for factor in deps.fibres.factors:
+        if factor.group == group.name:
+            yield f"each of {factor.number} blocks chooses for itself which of its {factor.size} leave, equally many"
+    if group.name in deps.fibres.pinned:
+        yield f"the same units leave every block: {deps.fibres.pinned[group.name]}"
 
 
 def _rows(count: int) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 
 from graphprune.algebra import Axis, Reason
 from graphprune.algebra.axis import Ids
+from graphprune.coupling.box import Ragged
 from graphprune.coupling.cut import Cut
 from graphprune.coupling.interface import opened
 from graphprune.coupling.names import CHANNELS, kinds
@@ -20,6 +21,9 @@ from graphprune.rules.context import Site, State
 
 if TYPE_CHECKING:
     import networkx
+
+    from graphprune.coupling.fibres import Chosen
+    from graphprune.coupling.free import Freedom
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +94,10 @@ class DependencyGraph:
         types: Resolved labels per tensor axis.
         groups: All prunable groups, in graph order.
         allow_io: Patterns of graph inputs and outputs that may shrink.
+        ragged: Labels per block of axes that are cut differently in every block, see
+            :mod:`graphprune.coupling.fibres`; empty unless such choices were made.
+        chosen: Those choices.
+        shared: The graph without them, None when there are none.
     """
 
     source: Graph
@@ -98,6 +106,9 @@ class DependencyGraph:
     groups: tuple[Group, ...]
     _final: Mapping[int, Axis] = field(repr=False)
     allow_io: tuple[str, ...] = ()
+    ragged: Mapping[tuple[str, int], Ragged] = field(repr=False, default_factory=dict)
+    chosen: tuple[Chosen, ...] = field(repr=False, default=())
+    shared: DependencyGraph | None = field(repr=False, default=None)
 
     def final(self, axis: Axis) -> Axis:
         """Resolved labels of a raw axis; equal axes share one object."""
@@ -152,6 +163,13 @@ class DependencyGraph:
                 rows = axis.units[axis.units.any(axis=1)]
                 free += size * len(np.unique(rows, axis=0)) / axis.n
         return free / total if total else 0.0
+
+    @cached_property
+    def fibres(self) -> Freedom:
+        """Units that only have to leave in equal number from every block, see :mod:`graphprune.coupling.free`."""
+        from graphprune.coupling.free import free
+
+        return free(self) if self.shared is None else self.shared.fibres
 
     @cached_property
     def graph(self) -> networkx.Graph[Any]:

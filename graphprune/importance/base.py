@@ -21,6 +21,21 @@ CRITERIA: Mapping[str, Criterion] = {
 }
 
 
+def raw_scores(deps: DependencyGraph, criterion: str | Criterion, seed: int) -> Scores:
+    """What a criterion says of every unit id, in its own measure.
+
+    Raises:
+        InputError: The criterion is unknown, or the seed is negative.
+    """
+    if seed < 0:
+        raise InputError(f"--seed {seed}: must be zero or more")
+    if isinstance(criterion, str):
+        if criterion not in CRITERIA:
+            raise InputError(f"unknown criterion {criterion!r}; there are {', '.join(CRITERIA)}")
+        criterion = CRITERIA[criterion]
+    return criterion(deps, seed)
+
+
 def score(deps: DependencyGraph, criterion: str | Criterion, seed: int) -> Scores:
     """Score of every unit, divided by the mean of its group so that one global ranking makes sense.
 
@@ -35,13 +50,7 @@ def score(deps: DependencyGraph, criterion: str | Criterion, seed: int) -> Score
     Raises:
         InputError: The criterion is unknown, or the seed is negative.
     """
-    if seed < 0:
-        raise InputError(f"--seed {seed}: must be zero or more")
-    if isinstance(criterion, str):
-        if criterion not in CRITERIA:
-            raise InputError(f"unknown criterion {criterion!r}; there are {', '.join(CRITERIA)}")
-        criterion = CRITERIA[criterion]
-    raw = criterion(deps, seed)
+    raw = raw_scores(deps, criterion, seed)
     out = np.zeros_like(raw)
     for group in deps.groups:
         mean = float(raw[group.units].mean())

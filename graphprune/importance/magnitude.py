@@ -11,11 +11,13 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from graphprune.algebra.axis import Ids
 from graphprune.coupling.groups import DependencyGraph
 from graphprune.errors import InputError
 from graphprune.graph.dequantise import RealValues
 
 Scores = NDArray[np.float64]
+Real = NDArray[np.float32] | NDArray[np.float64]
 
 
 def l2(deps: DependencyGraph, seed: int) -> Scores:  # noqa: ARG001 - criteria share one signature
@@ -32,11 +34,8 @@ def _summed(deps: DependencyGraph, *, power: int) -> Scores:
     total = np.zeros(deps.state.store.count)
     for name, sums in _axis_sums(deps, power):
         for axis, per_position in sums.items():
-            labels = deps.types[name][axis]
-            assert labels is not None
-            assert labels.units is not None
-            for column in labels.units.T:
-                total += np.bincount(column, weights=per_position, minlength=len(total))
+            for column in np.moveaxis(_labels(deps, name, axis), -1, 0):
+                total += np.bincount(column.ravel(), weights=per_position.ravel(), minlength=len(total))
     total[0] = 0.0
     return total
 
@@ -44,10 +43,22 @@ def _summed(deps: DependencyGraph, *, power: int) -> Scores:
 _MASKED = -1e18  # its square is about the largest float
 
 
+def _labels(deps: DependencyGraph, name: str, axis: int) -> Ids:
+    """Units per position (of the block axis and) of the axis, with the columns last."""
+    ragged = deps.ragged.get((name, axis))
+    if ragged is not None:
+        return ragged.units
+    labels = deps.types[name][axis]
+    assert labels is not None
+    assert labels.units is not None
+    return labels.units
+
+
 def _axis_sums(deps: DependencyGraph, power: int) -> Iterator[tuple[str, dict[int, NDArray[np.float64]]]]:
     """Per stored tensor, the summed magnitude of each position of its labelled axes; read once.
 
-    Quantised weights count as the real numbers they stand for; their scales and zero points do not count again.
+    Quantised weights count as the real numbers they stand for; their scales and zero points do not count again. On a
+    ragged axis the sums are those of each position in each block, shape (positions of the block axis, positions).
 
     Raises:
         InputError: A tensor holds NaN, or values too large to sum.
@@ -58,9 +69,9 @@ def _axis_sums(deps: DependencyGraph, power: int) -> Iterator[tuple[str, dict[in
         if not axes or weight.origin == "fill" or name in real.settings:
             continue
         array = _finite(real.read(name))
-        sums = {a: _reduce(array, a, power) for a in axes}
+        sums = dict(_sums(deps, name, array, axes, power))
         if not all(np.isfinite(s).all() for s in sums.values()):  # squares of large numbers do not fit float32
-            sums = {a: _reduce(array.astype(np.float64), a, power) for a in axes}
+            sums = dict(_sums(deps, name, array.astype(np.float64), axes, power))
         if not all(np.isfinite(s).all() for s in sums.values()):
             raise InputError(
                 f"{deps.source.name}: weight {weight.source} holds NaN or infinite values; repair the model first"
@@ -68,13 +79,24 @@ def _axis_sums(deps: DependencyGraph, power: int) -> Iterator[tuple[str, dict[in
         yield name, sums
 
 
-def _finite(array: NDArray[np.float32] | NDArray[np.float64]) -> NDArray[np.float32] | NDArray[np.float64]:
+def _sums(
+    deps: DependencyGraph, name: str, array: Real, axes: list[int], power: int
+) -> Iterator[tuple[int, NDArray[np.float64]]]:
+    for axis in axes:
+        ragged = deps.ragged.get((name, axis))
+        yield (
+            axis,
+            (_reduce(array, axis, power) if ragged is None else _reduce_ragged(array, ragged.block, axis, power)),
+        )
+
+
+def _finite(array: Real) -> Real:
     """Values near the lowest float are masks folded into a table: they rank nothing."""
     masked = array.size and array.min() < _MASKED
     return np.where(array < _MASKED, 0, array) if masked else array
 
 
-def _reduce(array: NDArray[np.float32] | NDArray[np.float64], axis: int, power: int) -> NDArray[np.float64]:
+def _reduce(array: Real, axis: int, power: int) -> NDArray[np.float64]:
     """Sum of |x|^power over all other axes, without a temporary of the tensor's size where that can be had."""
     outer = int(np.prod(array.shape[:axis], dtype=np.int64))
     cube = array.reshape(outer, array.shape[axis], -1)
@@ -83,3 +105,11 @@ def _reduce(array: NDArray[np.float32] | NDArray[np.float64], axis: int, power: 
     else:
         sums = np.abs(cube).sum(axis=(0, 2), dtype=np.float64)
     return np.asarray(sums, np.float64)
+
+
+def _reduce_ragged(array: Real, block: int, axis: int, power: int) -> NDArray[np.float64]:
+    """Sum of |x|^power over all axes but two, shape (positions of the block axis, positions of the axis)."""
+    cube = np.moveaxis(array, (block, axis), (0, 1)).reshape(array.shape[block], array.shape[axis], -1)
+    if power == 2:
+        return np.asarray(np.einsum("bia,bia->bi", cube, cube, optimize=False), np.float64)
+    return np.asarray(np.abs(cube).sum(axis=2, dtype=np.float64))

@@ -99,6 +99,20 @@ class GroupInfo(_Value):
     axes: tuple[tuple[str, int, int], ...]
 
 
+class FibreInfo(_Value):
+    """Units that every block may choose for itself.
+
+    Attributes:
+        group: The group they belong to.
+        units: Number of units; the group's if it has no others.
+        blocks: Number of blocks: groups of a convolution or norm, heads.
+    """
+
+    group: str
+    units: int
+    blocks: int
+
+
 class BlockedAxis(_Value):
     """A weight axis that cannot be cut, or not in whole.
 
@@ -183,6 +197,8 @@ class AnalysisReport(_Value):
         granularity: Share of distinct rows that can be removed one by one, weighted by size.
         units: Number of removable units.
         groups: All groups, in graph order.
+        fibres: Units that leave every block in equal number, but not the same ones everywhere.
+        pinned: Groups that lie inside blocks and leave all of them alike, with the reason.
         blocked: What cannot be cut, largest first.
         opaque: Operators that freeze all they touch.
         explanations: Texts asked for, by name.
@@ -196,6 +212,8 @@ class AnalysisReport(_Value):
     granularity: float
     units: int
     groups: tuple[GroupInfo, ...]
+    fibres: tuple[FibreInfo, ...] = ()
+    pinned: dict[str, str] = {}
     blocked: tuple[BlockedAxis, ...]
     opaque: tuple[OpaqueNode, ...]
     explanations: dict[str, str] = {}

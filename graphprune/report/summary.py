@@ -13,7 +13,17 @@ from graphprune.coupling.groups import DependencyGraph, Group
 from graphprune.graph.model import Graph
 from graphprune.graph.onnx import external_files
 from graphprune.plan import Plan
-from graphprune.report.models import AnalysisReport, BlockedAxis, Check, Cost, GroupCut, GroupInfo, IoCut, OpaqueNode
+from graphprune.report.models import (
+    AnalysisReport,
+    BlockedAxis,
+    Check,
+    Cost,
+    FibreInfo,
+    GroupCut,
+    GroupInfo,
+    IoCut,
+    OpaqueNode,
+)
 from graphprune.verify.compare import Verdict
 
 _MOST = 400  # groups whose own savings are worked out
@@ -125,6 +135,8 @@ def analysis(deps: DependencyGraph, size: int | None) -> AnalysisReport:
         granularity=deps.granularity(),
         units=deps.units,
         groups=tuple(_info(g) for g in deps.groups),
+        fibres=tuple(FibreInfo(group=f.group, units=f.size, blocks=f.number) for f in deps.fibres.factors),
+        pinned=dict(deps.fibres.pinned),
         blocked=blocked_axes(deps),
         opaque=tuple(OpaqueNode(node=n, reason=r, mend=_mend(r)) for n, r in deps.state.opaque.items()),
     )

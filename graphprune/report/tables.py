@@ -136,6 +136,11 @@ def _facts(report: AnalysisReport) -> Table:
     table.add_row("MACs", f"{_amount(report.cost.macs)}, {report.prunable_macs:.1%} in operators that can be cut")
     table.add_row("size", _bytes(report.cost.bytes))
     table.add_row("groups", f"{len(report.groups)} with {report.units:,} units")
+    if report.fibres:
+        units, choices = sum(f.units for f in report.fibres), sum(f.units * f.blocks for f in report.fibres)
+        table.add_row(
+            "choices", f"{units:,} of the units lie in blocks that choose for themselves: {choices:,} choices"
+        )
     table.add_row("granularity", f"{report.granularity:.1%} of the channels can leave one by one")
     return table
 

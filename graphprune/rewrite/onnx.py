@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
+from graphprune.coupling.box import Box
 from graphprune.coupling.cut import Cut
 from graphprune.graph.model import Array, Weight
 from graphprune.rewrite.surgeon import Surgeon, forget_shape, home
-from graphprune.rules.edit import Kept
 
 _LAZY_BYTES = 1 << 20
 
@@ -54,7 +54,7 @@ class _Rewriter(Surgeon):
         """One stored tensor for each distinct slice; the first keeps the name unless a use reads it whole."""
         variants: dict[Any, list[Weight]] = {}
         for weight in weights:
-            variants.setdefault(_box_key(self._box(weight)), []).append(weight)
+            variants.setdefault(self._box(weight).key(), []).append(weight)
         whole = variants.pop((), None)
         for order, users in enumerate(variants.values()):
             box = self._box(users[0])
@@ -76,17 +76,15 @@ class _Rewriter(Surgeon):
             return True
         return any(name in n.inputs or name in n.captures for n in self.graph.nodes)
 
-    def _box(self, weight: Weight) -> dict[int, Kept]:
-        """Kept positions per cut axis."""
-        kept = {a: self.cut.kept(weight.name, a) for a in range(len(weight.shape))}
-        return {a: k for a, k in kept.items() if k is not None}
+    def _box(self, weight: Weight) -> Box:
+        return self.cut.box(weight.name, len(weight.shape))
 
-    def _store(self, source: str, weight: Weight, box: dict[int, Kept]) -> None:
+    def _store(self, source: str, weight: Weight, box: Box) -> None:
         """Replace the content of a stored tensor by its slice."""
         value = self.values[source]
         if weight.origin == "initializer":
             value.const_value = _tensor(source, weight, box)
-            value.shape = ir.Shape(_new_shape(weight.shape, box))
+            value.shape = ir.Shape(box.shape(weight.shape))
             return
         producer = value.producer()
         assert producer is not None
@@ -95,12 +93,12 @@ class _Rewriter(Surgeon):
                 del producer.attributes[name]
             producer.attributes["value"] = ir.AttrTensor("value", _tensor(source, weight, box))
         else:
-            sizes = np.array(_new_shape(weight.shape, box), np.int64)
+            sizes = np.array(box.shape(weight.shape), np.int64)
             producer.replace_input_with(0, self._ints(f"{source}_shape", sizes))
         if value.type is not None:
-            value.shape = ir.Shape(_new_shape(weight.shape, box))
+            value.shape = ir.Shape(box.shape(weight.shape))
 
-    def _copy(self, source: str, weight: Weight, box: dict[int, Kept]) -> ir.Value:
+    def _copy(self, source: str, weight: Weight, box: Box) -> ir.Value:
         """A slice of a shared constant as an initializer of its own."""
         name = self.free(source)
         return self.register(name, _tensor(name, weight, box))
@@ -139,29 +137,13 @@ class _Rewriter(Surgeon):
                     value.shape[a] = None
 
 
-def _box_key(box: dict[int, Kept]) -> tuple[Any, ...]:
-    return tuple((a, k.tobytes()) for a, k in sorted(box.items()))
-
-
-def _new_shape(shape: Sequence[int], box: dict[int, Kept]) -> list[int]:
-    return [len(box[a]) if a in box else int(n) for a, n in enumerate(shape)]
-
-
-def _slice(read: Callable[[], Array], box: dict[int, Kept]) -> Array:
-    """The box of kept positions, smallest axes first so that little is copied twice."""
-    array = read()
-    for axis, kept in sorted(box.items(), key=lambda item: len(item[1]) / array.shape[item[0]]):
-        array = np.take(array, kept, axis=axis)
-    return np.ascontiguousarray(array)
-
-
-def _tensor(name: str, weight: Weight, box: dict[int, Kept]) -> ir.TensorProtocol:
+def _tensor(name: str, weight: Weight, box: Box) -> ir.TensorProtocol:
     """A sliced tensor, made only when it is written if it is large."""
     dtype = ir.DataType[weight.dtype.upper()]
-    shape = _new_shape(weight.shape, box)
+    shape = box.shape(weight.shape)
 
     def make() -> ir.Tensor[Array]:
-        return ir.Tensor(_slice(weight.read, box), dtype=dtype, name=name)
+        return ir.Tensor(box.take(weight.read()), dtype=dtype, name=name)
 
     if int(np.prod(shape)) * dtype.itemsize < _LAZY_BYTES:
         return make()

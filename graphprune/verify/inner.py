@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import onnx_ir as ir
 
 from graphprune.coupling.cut import Cut
@@ -56,8 +55,4 @@ def present(models: Sequence[ir.Model], names: Sequence[str]) -> list[str]:
 
 def box(cut: Cut, name: str, array: Array) -> Array:
     """The kept positions of a full-width value."""
-    for axis in range(array.ndim):
-        kept = cut.kept(name, axis)
-        if kept is not None:
-            array = np.take(array, kept, axis=axis)
-    return array
+    return cut.box(name, array.ndim).take(array)

@@ -8,12 +8,14 @@ so an error in a coupling rule, in a slice or in an edited attribute shows as a 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from graphprune.coupling.cut import Cut
-from graphprune.graph.model import Node
+from graphprune.graph.model import Array, Node
 from graphprune.rewrite.surgeon import Surgeon, forget_shape
 from graphprune.rules.context import Site
 
@@ -54,17 +56,20 @@ def _mask_input(surgeon: Surgeon, node: Node, slot: int, axis: int, fill: int) -
     assert value is not None
     facts = surgeon.graph.values[node.inputs[slot]]
     assert facts.shape is not None
-    kept = surgeon.cut.kept(node.inputs[slot], axis)
-    mask = np.zeros(facts.shape[axis], np.bool_)
-    mask[kept] = True
-    mask = mask.reshape([-1 if a == axis else 1 for a in range(len(facts.shape))])
+    mask, repeats = _mask(surgeon.cut, node.inputs[slot], axis, facts.shape)
+    nothing = np.zeros((), ir.DataType[facts.dtype.upper()].numpy())
+    if repeats is not None:
+        shape, split = _split_shape(surgeon, value, repeats, mask.shape[repeats + 1], mask.ndim - 1, target)
+        wide = surgeon.overlay(surgeon.insert("Reshape", [value, split], {}, target), mask, nothing, target)
+        target.replace_input_with(slot, surgeon.insert("Reshape", [wide, shape], {}, target))
+        return
     zero = target.inputs[fill] if fill >= 0 else None
     if zero is not None:
         masked = surgeon.overlay(value, mask, zero, target)
     elif (integers := _integer_zero(surgeon, value)) is not None:
         masked = _mask_integers(surgeon, value, integers, mask, target)
     else:
-        masked = surgeon.overlay(value, mask, np.zeros((), ir.DataType[facts.dtype.upper()].numpy()), target)
+        masked = surgeon.overlay(value, mask, nothing, target)
     target.replace_input_with(slot, masked)
 
 
@@ -110,6 +115,19 @@ def _mask_integers(
     return surgeon.insert("DequantizeLinear", operands, attrs, target, domain=maker.domain)
 
 
+def _split_shape(
+    surgeon: Surgeon, value: ir.Value, axis: int, inner: int, rank: int, at: ir.Node
+) -> tuple[ir.Value, ir.Value]:
+    """The shape of a value of some rank, and the same with one axis as (the rest, ``inner``)."""
+    shape = surgeon.insert("Shape", [value], {}, at)
+    front, back = (
+        surgeon.insert("Gather", [shape, surgeon.constant(f"{value.name}_axes", np.arange(*ends))], {"axis": 0}, at)
+        for ends in ((0, axis), (axis + 1, rank))
+    )
+    middle = surgeon.constant(f"{value.name}_split", np.array([-1, inner]))
+    return shape, surgeon.insert("Concat", [front, middle, back], {"axis": 0}, at)
+
+
 def _run_restricted(surgeon: Surgeon, node: Node) -> None:
     """Run a node on the kept positions only and spread its outputs out; what lands on removed ones is noise."""
     target, cut = surgeon.nodes[node.name], surgeon.cut
@@ -117,29 +135,66 @@ def _run_restricted(surgeon: Surgeon, node: Node) -> None:
     if change is not None:
         surgeon.apply(node, change)
     for slot, name in enumerate(node.inputs):
-        shape = surgeon.graph.values[name].shape if name else ()
-        for axis in range(len(shape or ())):
-            kept = cut.kept(name, axis)
-            if kept is not None:
+        shape = _shape(surgeon, name)
+        box = cut.box(name, len(shape))
+        for axis, (block, lists) in box.ragged.items():
+            _gather_ragged(surgeon, target, slot, (block, axis), len(shape), lists)
+        for axis, kept in box.axes.items():
+            if axis not in box.ragged:
                 _gather(surgeon, target, slot, axis, kept)
     for slot, name in enumerate(node.outputs):
-        shape = surgeon.graph.values[name].shape if name else ()
-        for axis, size in enumerate(shape or ()):
-            kept = cut.kept(name, axis)
-            if kept is not None:
-                spread = np.zeros(size, np.int64)
-                spread[kept] = np.arange(len(kept))
-                _spread(surgeon, target, slot, axis, spread)
+        shape = _shape(surgeon, name)
+        box = cut.box(name, len(shape))
+        for axis, (block, lists) in box.ragged.items():  # comes after the plain ones, which are put in between
+            _spread_ragged(surgeon, target, slot, (block, axis), len(shape), _spreading(lists, shape[axis]))
+        for axis, kept in box.axes.items():
+            if axis not in box.ragged:
+                _spread(surgeon, target, slot, axis, _spreading(kept[None], shape[axis])[0])
 
 
-def _gather(surgeon: Surgeon, target: ir.Node, slot: int, axis: int, index: np.ndarray) -> None:
+def _shape(surgeon: Surgeon, name: str) -> tuple[int, ...]:
+    return (surgeon.graph.values[name].shape or ()) if name else ()
+
+
+def _mask(cut: Cut, name: str, axis: int, shape: Sequence[int]) -> tuple[Array, int | None]:
+    """True at kept positions of an axis, of a shape that broadcasts to the value's.
+
+    Where the axis of the blocks follows the input size, batch times heads, its number comes with the mask, which
+    has two axes in its place.
+    """
+    ragged = cut.ragged(name, axis)
+    sizes = [1] * len(shape)
+    sizes[axis] = shape[axis]
+    kept = cut.kept(name, axis)
+    if ragged is None or kept is None:
+        mask = np.zeros(shape[axis], np.bool_)
+        mask[kept] = True
+        return mask.reshape(sizes), None
+    block, lists = ragged
+    table = np.zeros((len(lists), shape[axis]), np.bool_)
+    np.put_along_axis(table, lists, values=True, axis=1)
+    sizes[block] = len(lists)
+    mask = (table if block < axis else table.T).reshape(sizes)
+    axes = cut.deps.types[name][block]
+    repeats = axes is not None and bool(axes.parts)
+    return (np.expand_dims(mask, block), block) if repeats else (mask, None)
+
+
+def _spreading(lists: Array, n: int) -> Array:
+    """For rows of kept positions the index that puts what was gathered back in its place, shape (rows, n)."""
+    out = np.zeros((len(lists), n), np.int64)
+    np.put_along_axis(out, lists, np.arange(lists.shape[1])[None], axis=1)
+    return out
+
+
+def _gather(surgeon: Surgeon, target: ir.Node, slot: int, axis: int, index: Array) -> None:
     value = target.inputs[slot]
     assert value is not None
     operand = surgeon.constant(f"{value.name}_kept_index", np.asarray(index, np.int64))
     target.replace_input_with(slot, surgeon.insert("Gather", [value, operand], {"axis": axis}, target))
 
 
-def _spread(surgeon: Surgeon, target: ir.Node, slot: int, axis: int, index: np.ndarray) -> None:
+def _spread(surgeon: Surgeon, target: ir.Node, slot: int, axis: int, index: Array) -> None:
     value = target.outputs[slot]
     users = list(value.uses())
     operand = surgeon.constant(f"{value.name}_spread_index", index)
@@ -148,3 +203,40 @@ def _spread(surgeon: Surgeon, target: ir.Node, slot: int, axis: int, index: np.n
         user.replace_input_with(place, wide)
     if value.is_graph_output():
         surgeon.hand_over(value, wide)
+
+
+def _gather_ragged(
+    surgeon: Surgeon, target: ir.Node, slot: int, axes: tuple[int, int], rank: int, lists: Array
+) -> None:
+    value = target.inputs[slot]
+    assert value is not None
+    for op, operands, attrs in _by_block(surgeon, value, axes, rank, lists):
+        value = surgeon.insert(op, [value, *operands], attrs, target)
+    target.replace_input_with(slot, value)
+
+
+def _spread_ragged(
+    surgeon: Surgeon, target: ir.Node, slot: int, axes: tuple[int, int], rank: int, index: Array
+) -> None:
+    value = target.outputs[slot]
+    users = list(value.uses())
+    for op, operands, attrs in _by_block(surgeon, value, axes, rank, index):
+        at = value.producer()
+        assert at is not None
+        value = surgeon.insert(op, [value, *operands], attrs, at, after=True)
+    for user, place in users:
+        user.replace_input_with(place, value)
+    if target.outputs[slot].is_graph_output():
+        surgeon.hand_over(target.outputs[slot], value)
+
+
+def _by_block(
+    surgeon: Surgeon, value: ir.Value, axes: tuple[int, int], rank: int, lists: Array
+) -> Iterator[tuple[str, list[ir.Value], dict[str, Any]]]:
+    """Reading an axis at other positions in every block: both brought to the front, read as pairs, and put back."""
+    perm = [*axes, *(a for a in range(rank) if a not in axes)]
+    rows = np.broadcast_to(np.arange(len(lists))[:, None], lists.shape)
+    pairs = np.stack([rows, lists], axis=2).astype(np.int64)
+    yield "Transpose", [], {"perm": perm}
+    yield "GatherND", [surgeon.constant(f"{value.name}_pairs", pairs)], {}
+    yield "Transpose", [], {"perm": np.argsort(perm).tolist()}

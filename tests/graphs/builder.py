@@ -55,7 +55,7 @@ class Builder:
         self.initializers[name] = numpy_helper.from_array(np.asarray(array), name)
         return name
 
-    def hint(self, name: str, *shape: int) -> str:
+    def hint(self, name: str, *shape: int | str) -> str:
         """State the shape of a value that shape inference does not find."""
         self.hints.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
         return name
