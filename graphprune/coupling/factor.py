@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -54,6 +54,7 @@ class Factor:
     places: tuple[Place, ...]
     types: dict[str, tuple[Axis | None, ...]]
     count: int
+    _memo: dict[int, Places] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def size(self) -> int:
@@ -66,17 +67,16 @@ class Factor:
         return len(self.codes)
 
     @cached_property
-    def _local(self) -> Places:
+    def local(self) -> Places:
+        """Place of every unit id in the factor, -1 for others."""
         return numbered(self.units, self.count)
 
     @cached_property
     def codes(self) -> Places:
         """Codes of the blocks that occur, ascending: the order in which blocks are counted."""
-        found = {id(axis): self._codes(axis) for axis in self._block_axes()}
-        return np.unique(np.concatenate([c[c >= 0] for c in found.values()]))
-
-    def _block_axes(self) -> list[Axis]:
-        return [axis for p in self.places if (axis := self.types[p.tensor][p.block]) is not None]
+        axes = {id(x): x for p in self.places if (x := self.types[p.tensor][p.block]) is not None}
+        codes = [self._codes(axis) for axis in axes.values()]
+        return np.unique(np.concatenate([c[c >= 0] for c in codes]))
 
     def _codes(self, axis: Axis) -> Places:
         """Block code of every position, -1 where there is none."""
@@ -89,14 +89,17 @@ class Factor:
 
     def block_of(self, axis: Axis) -> Places:
         """Number of the block of every position of an axis that holds the blocks, -1 where there is none."""
-        code = self._codes(axis)
-        place = np.minimum(np.searchsorted(self.codes, code), len(self.codes) - 1)
-        return np.where(self.codes[place] == code, place, -1)
+        found = self._memo.get(id(axis))
+        if found is None:
+            code = self._codes(axis)
+            place = np.minimum(np.searchsorted(self.codes, code), len(self.codes) - 1)
+            found = self._memo[id(axis)] = np.where(self.codes[place] == code, place, -1)
+        return found
 
     def offsets(self, axis: Axis) -> tuple[Places, Places, Places]:
         """Rows and columns of an axis' units that hold the factor, and which of its units stands there."""
         assert axis.units is not None
-        local = self._local[axis.units]
+        local = self.local[axis.units]
         rows, columns = np.nonzero(local >= 0)
         return rows, columns, local[rows, columns]
 
@@ -108,28 +111,28 @@ def numbered(units: Ids, count: int) -> Places:
     return out
 
 
-def even(axis: Axis, mine: NDArray[np.bool_], local: NDArray[np.intp], chunks: NDArray[np.intp] | None = None) -> bool:
+def even(axis: Axis, local: Places, size: int, chunks: Places | None = None) -> bool:
     """Whether a factor's units occur equally often beside every combination of the other labels.
 
     Args:
         axis: The axis.
-        mine: bool per unit id, True for the factor's units.
-        local: Place of each unit id in the factor.
+        local: Place of each unit id in the factor, -1 for others.
+        size: Number of the factor's units.
         chunks: Further labels per position that must be independent of the factor.
     """
     assert axis.units is not None
-    held = mine[axis.units]
+    place = local[axis.units]
+    held = place >= 0
     if (held.sum(axis=1) > 1).any():
         return False
     rows = held.any(axis=1)
-    unit = axis.units[rows]
-    offset = np.where(held[rows], local[unit], -1).max(axis=1)
-    rest = np.sort(np.where(held[rows], 0, unit), axis=1)
-    columns = [*rest.T, *(() if chunks is None else (chunks[rows],))]
-    code = np.zeros(len(unit), np.intp)
+    columns = [] if chunks is None else [chunks[rows]]
+    if axis.units.shape[1] > 1:
+        columns += list(np.sort(np.where(held, 0, axis.units)[rows], axis=1).T[1:])
+    code = np.zeros(int(rows.sum()), np.intp)
     for column in columns:
         _, ids = np.unique(column, return_inverse=True)
         _, code = np.unique(code * (int(ids.max(initial=0)) + 1) + ids, return_inverse=True)
-    size = int(mine.sum())
-    counts = np.bincount(code * size + offset, minlength=(int(code.max(initial=0)) + 1) * size).reshape(-1, size)
+    highest = int(code.max(initial=0)) + 1
+    counts = np.bincount(code * size + place[rows].max(axis=1), minlength=highest * size).reshape(-1, size)
     return bool((counts == counts[:, :1]).all())

@@ -19,7 +19,7 @@ import numpy as np
 
 from graphprune import rules
 from graphprune.algebra import Axis
-from graphprune.coupling.factor import Factor, even, numbered
+from graphprune.coupling.factor import Factor, even
 from graphprune.coupling.groups import DependencyGraph
 from graphprune.graph.fuse import PERMUTE
 from graphprune.graph.model import Node
@@ -164,9 +164,7 @@ def _whole(factor: Factor, axis: Axis | None, groups: int) -> bool:
     """Whether every group of consecutive positions holds all of the factor equally often, beside whatever else."""
     if axis is None:
         return True
-    mine = np.zeros(factor.count, bool)
-    mine[factor.units] = True
-    return even(axis, mine, numbered(factor.units, factor.count), np.arange(axis.n) // (axis.n // groups))
+    return even(axis, factor.local, factor.size, np.arange(axis.n) // (axis.n // groups))
 
 
 def _single(factor: Factor, axis: Axis | None, groups: int) -> bool:
