@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 from onnxruntime.quantization import QuantFormat, QuantType
@@ -15,9 +17,19 @@ from onnxruntime.quantization import QuantFormat, QuantType
 from graphprune import api
 from graphprune.graph.dequantise import RealValues
 from graphprune.graph.onnx import load
+from graphprune.plan import planned_units
+from graphprune.rewrite.onnx import rewrite
+from graphprune.verify.compare import verify_cut
+from graphprune.verify.exact import exact_scales, powers
+from graphprune.verify.oracle import masked_reference
+from graphprune.verify.run import Runner, random_feeds
+from tests.commandline import refused
+from tests.cuts import assert_random_removals_verify, random_cut
 from tests.graphs.quantised import convnet, decoder, dynamic, mlp, nbits, optimised, static
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from onnx import ModelProto
 
 S8, U8 = QuantType.QInt8, QuantType.QUInt8
@@ -91,6 +103,55 @@ def test_blocks(how: QuantFormat, bits: int, symmetric: bool, align: int) -> Non
     assert pruned
 
 
+@pytest.mark.parametrize("how", [QuantFormat.QDQ, QuantFormat.QOperator])
+def test_random_removals(how: QuantFormat) -> None:
+    model = static(convnet(), how, per_channel=True, activation=U8, weight=S8, symmetric=False)
+    assert assert_random_removals_verify(model, range(12)) == 12
+    assert assert_random_removals_verify(nbits(decoder(), how, 4, symmetric=False), range(6)) == 6
+
+
+def test_integer_input_and_output() -> None:
+    """Quantised from end to end: pixels in, integers out."""
+    model = static(convnet(), QuantFormat.QOperator, per_channel=True, activation=U8, weight=S8, symmetric=False)
+    first, last = model.graph.node[0], model.graph.node[-1]
+    assert (first.op_type, last.op_type) == ("QuantizeLinear", "DequantizeLinear")
+    model.graph.input[0].name, model.graph.output[0].name = first.output[0], last.input[0]
+    for value in (model.graph.input[0], model.graph.output[0]):
+        value.type.tensor_type.elem_type = onnx.TensorProto.UINT8
+    model.graph.node.remove(first)
+    model.graph.node.remove(last)
+    result = halved(model, 1)
+    assert result.deps.source.values[first.output[0]].dtype == "uint8"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("how", [h for h in _STATIC if h[4] == (h[2] == S8)], ids=str)
+@pytest.mark.parametrize("name", ["mobilenet_v2", "resnet18", "shufflenet_v2_x0_5"])
+def test_torchvision(name: str, how: tuple[Any, ...]) -> None:
+    """Whole networks, with running means from noise instead of training."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("benchmarks.zoo.entries")
+    from torchvision import models
+
+    torch.manual_seed(0)
+    net = getattr(models, name)()
+    with torch.no_grad():
+        for _ in range(6):
+            net(torch.randn(8, 3, 64, 64))
+    file = io.BytesIO()
+    torch.onnx.export(
+        net.eval(), (torch.randn(1, 3, 64, 64),), file, dynamo=False, input_names=["image"], opset_version=17,
+        dynamic_axes={"image": {0: "n"}},
+    )  # fmt: skip
+    form, per_channel, activation, weight, symmetric = how
+    model = onnx.load_from_string(file.getvalue())
+    for align in (1, 8):
+        halved(
+            static(model, form, per_channel=per_channel, activation=activation, weight=weight, symmetric=symmetric),
+            align,
+        )
+
+
 # -- what importance reads ------------------------------------------------------------------------------
 
 
@@ -151,3 +212,70 @@ def test_real_values_are_near_the_float_weights(form: str) -> None:
         assert np.abs(values - wanted).max() <= 1.01 * np.abs(wanted).max() / step
         checked += 1
     assert checked >= 9
+
+
+# -- what verification sees -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("which", ["scale", "zero_point", "weight", "bias"])
+@pytest.mark.parametrize("how", [QuantFormat.QDQ, QuantFormat.QOperator])
+def test_a_wrong_slice_is_seen(how: QuantFormat, which: str) -> None:
+    """Each kind of stored tensor, read one position off, must not pass as a tipped rounding."""
+    source = static(convnet(), how, per_channel=True, activation=U8, weight=S8, symmetric=False)
+    deps = api.analyze(source)
+    cut = deps.cut(planned_units(deps, api.plan(deps, macs="50%")))
+    good = rewrite(cut)
+    assert verify_cut(cut, good).passed
+    stem = {"scale": "inner.weight_scale", "weight": "inner.weight_quantized", "bias": "inner.bias_quantized"}
+    name = next(n for n in good.graph.initializers if n.startswith(stem.get(which, "inner.weight_zero_point")))
+    value = good.graph.initializers[name]
+    assert value.const_value is not None
+    array = np.roll(value.const_value.numpy(), 1, axis=0)
+    value.const_value = ir.Tensor(array + 3 if which == "zero_point" else array, dtype=value.const_value.dtype)
+    assert not verify_cut(cut, good).passed
+
+
+def test_powers_of_two_depend_on_the_value_alone() -> None:
+    scales = np.random.default_rng(0).uniform(1e-4, 1, 400).astype(np.float32)
+    found = powers(scales)
+    assert np.array_equal(np.log2(found), np.round(np.log2(found)))
+    ratio = found / scales
+    assert ratio.min() > 0.5
+    assert ratio.max() <= 2
+    np.testing.assert_array_equal(powers(scales[7:80]), found[7:80])
+    np.testing.assert_array_equal(powers(scales[7]), found[7])
+    near = powers(np.linspace(0.1, 0.101, 64).astype(np.float32))
+    assert len(set(near.tolist())) == 2
+
+
+def test_exact_twins_are_equal_to_the_last_bit() -> None:
+    """Without fused integer kernels, sums of other lengths; every value is exact all the same."""
+    source = static(convnet(), QuantFormat.QDQ, per_channel=True, activation=S8, weight=S8, symmetric=True)
+    deps = api.analyze(source)
+    for seed in range(5):
+        cut = random_cut(deps, seed)
+        assert cut is not None
+        twins = [exact_scales(m) for m in (masked_reference(cut), rewrite(cut))]
+        feed = random_feeds(deps.source, 1, seed)[0]
+        a, b = (Runner(t, optimize=False)(feed)[0] for t in twins)
+        np.testing.assert_array_equal(a, b)
+
+
+def test_nothing_to_prune_in_weights_packed_across_rows(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    nodes, stored, x = [], [], "x"
+    for i in range(2):
+        stored += [
+            onnx.numpy_helper.from_array(rng.integers(0, 255, 512).astype(np.uint8), f"w{i}"),
+            onnx.numpy_helper.from_array(rng.random(32).astype(np.float32), f"scale{i}"),
+        ]
+        attrs = {"N": 32, "K": 32, "block_size": 32, "quant_type": 1, "transB": 1}
+        nodes.append(
+            onnx.helper.make_node("MatMulBnb4", [x, f"w{i}", f"scale{i}"], [f"y{i}"], domain="com.microsoft", **attrs)
+        )
+        x = f"y{i}"
+    ends = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [2, 32]) for n in ("x", x)]
+    graph = onnx.helper.make_graph(nodes, "packed", ends[:1], ends[1:], stored)
+    opsets = [onnx.helper.make_opsetid("", 20), onnx.helper.make_opsetid("com.microsoft", 1)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10), tmp_path / "packed.onnx")
+    refused(5, "packed in blocks that run across rows", tmp_path / "packed.onnx", tmp_path / "o.onnx", "--macs", "50%")

@@ -45,9 +45,8 @@ def _tensor(tensor: ir.TensorProtocol, name: str | None) -> ir.Tensor[Array]:
 
 
 def powers(scales: Array) -> Array:
-    """A power of two near each scale; of several scales some are doubled, so that a mix-up shows."""
-    exponents = np.round(np.log2(np.abs(scales.astype(np.float64)) + 1e-30))
-    if scales.size > 1:
-        bits = np.ascontiguousarray(scales.astype(np.float32)).view(np.uint32).astype(np.uint64)
-        exponents += (bits * np.uint64(2654435761) >> np.uint64(13)) & np.uint64(1)
+    """One of the two powers of two around each scale; which one, its last bits decide, so that a mix-up shows."""
+    exponents = np.floor(np.log2(np.abs(scales.astype(np.float64)) + 1e-30))
+    bits = np.asarray(scales, np.float32).view(np.uint32).astype(np.uint64)
+    exponents += (bits * np.uint64(2654435761) >> np.uint64(13)) & np.uint64(1)
     return np.asarray(2.0**exponents).astype(scales.dtype)

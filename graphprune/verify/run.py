@@ -163,6 +163,8 @@ def _draw(rng: np.random.Generator, graph: Graph, name: str, shape: Sequence[int
     if dtype.kind in "iu":
         if limit is not None:
             return rng.integers(0, limit, shape).astype(dtype)
+        if dtype.itemsize == 1:  # pixels, or values quantised before
+            return rng.integers(np.iinfo(dtype).min, np.iinfo(dtype).max, shape, dtype=dtype, endpoint=True)
         return np.full(shape, _length(graph, shape), dtype) if len(shape) <= 1 else np.ones(shape, dtype)
     if dtype.kind not in "fV":
         raise InputError(f"{graph.name}: input {name} of type {dtype} has no random values; give data with --data")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
@@ -13,8 +14,7 @@ from graphprune.verify.run import random_feeds
 from tests.assets import LIGHT, ONNX_NAMES, asset_or_skip, light
 
 pytestmark = pytest.mark.assets
-# Control flow all over (an If at the root), and an operator set that has no rules (DynamicQuantizeLSTM).
-LEFT_OUT = {"silero_vad", "tashkeel_bilstm"}
+LEFT_OUT = {"silero_vad"}  # control flow all over (an If at the root)
 
 
 def prune_and_run(path: Path, folder: Path) -> api.Result:
@@ -43,3 +43,15 @@ def test_shipped_model(name: str, tmp_path: Path) -> None:
 def test_classic_graph(name: str, tmp_path: Path) -> None:
     """Graphs of the model zoo that the onnx package ships, with constant weights."""
     assert not prune_and_run(light(name), tmp_path).frozen
+
+
+@pytest.mark.parametrize("name", ["minilm_l6_int8", "tashkeel_bilstm"])
+def test_integer_weights_at_half_the_macs(name: str, tmp_path: Path) -> None:
+    """Integers cast and scaled in a transformer, and LSTMs that quantise as they go."""
+    result = api.prune(asset_or_skip(name), tmp_path / "pruned.onnx", macs="50%")
+    assert result.verdict is not None
+    assert result.verdict.passed
+    assert not result.frozen
+    assert result.after.macs <= 0.5 * result.before.macs
+    stored = {t.dtype for t in result.model.graph.initializers.values()}
+    assert ir.DataType.INT8 in stored or ir.DataType.UINT8 in stored

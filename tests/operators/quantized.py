@@ -198,6 +198,13 @@ CASES: tuple[Case, ...] = (
         _ms("GatherBlockQuantized"), "weight uint8 v ?32", "indices b s", "weight v ?4", "weight uint8 v 2", free="2",
         bound="v", gather_axis=0, quantize_axis=1, block_size=16, opset=21, note="bytes",
     ),
+    *(
+        case(
+            _ms("QAttention"), "uint8 b s i", f"weight {kind} i 12*h", "weight 12*h", 0.05, scale, "", _ZERO, zero,
+            free="i h", zero="i", nothing=0.5, num_heads=lambda d: d["h"], note=kind,
+        )
+        for kind, scale, zero in (("int8", 0.1, np.int8(0)), ("uint8", 0.1, np.uint8(2)))
+    ),
     # Recurrent.
     *(
         case(
