@@ -205,7 +205,7 @@ class _Pass:
         if made is not None:
             return tuple((int(v.dtype or dtype), s) for v, s in zip(node.outputs, made, strict=False))
         schema = self._schema(*entry.like.rpartition(".")[::2]) if entry.like else None
-        with suppress(BadSizes, onnx.checker.ValidationError):  # it is not as like as that
+        with suppress(BadSizes):  # it is not as like as that
             if schema is not None:
                 return self._by_schema(node, schema)
         if entry.run is None and not entry.probed:
@@ -248,7 +248,7 @@ class _Pass:
                 opset_imports=self.imports,
                 ir_version=self.model.ir_version,
             )
-        except (shape_inference.InferenceError, RuntimeError, ValueError) as error:
+        except (shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError, ValueError) as error:
             raise BadSizes(f"{node.op_type} {node.name or ''}: {str(error).splitlines()[0]}") from None
         made = (found.get(v.name or "") for v in node.outputs)
         typed = tuple(

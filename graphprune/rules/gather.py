@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from graphprune.algebra import Axis
 from graphprune.graph.model import Graph, Node, Value
 from graphprune.rules.context import Relate
 from graphprune.rules.edit import Edit, new_positions
@@ -39,7 +38,7 @@ def gather_indices(e: Edit) -> None:
 
 @rule("Gather", kind="REINDEX", edit=gather_indices)
 def gather(r: Relate) -> None:
-    """Fixed indices re-index the axis, computed ones freeze it; the other axes pass."""
+    """Fixed indices re-index the axis, computed ones freeze it and bring their own axes; the other axes pass."""
     axis = int(r.attr("axis", 0)) % r.rank(0)
     index = r.const(1)
     axes = r.axes(0)
@@ -53,7 +52,7 @@ def gather(r: Relate) -> None:
         return
     if index is None:
         r.freeze(0, axis, "it is read at computed indices")
-        r.out([*axes[:axis], *_index_axes(r), *axes[axis + 1 :]])
+        r.out([*axes[:axis], *r.axes(1), *axes[axis + 1 :]])
         return
     n = axes[axis].n
     flat = np.asarray(index, np.int64).ravel()
@@ -78,10 +77,6 @@ def _identity(graph: Graph, node: Node, axis: int) -> bool:
         return False
     sizes = data.shape[axis], data.other[axis]
     return all(np.array_equal(a.ravel(), np.arange(n)) for a, n in zip(index, sizes, strict=True))
-
-
-def _index_axes(r: Relate) -> list[Axis]:
-    return [r.frozen(n, "its positions are indices") for n in r.shape(1)]
 
 
 @rule("GatherElements", kind="DYNINDEX")

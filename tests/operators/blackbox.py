@@ -119,8 +119,9 @@ class Probe:
             if not words or name not in stored:
                 continue
             kind = str(arg).split()
-            array = built._array(words, kind[1] if kind[0] == "weight" else "")
-            stored[name] = (array * wide).astype(array.dtype) if array.dtype.kind == "f" else array
+            array = built._array(words, {"weight": kind[1], "picked": "picked"}.get(kind[0], ""))
+            large = array.dtype.kind == "f" and kind[0] != "picked"
+            stored[name] = (array * wide).astype(array.dtype) if large else array
         out = self._inputs(stored)
         out |= {n: rng.permutation(a.ravel()).reshape(a.shape) for n, a in built.feeds.items()}
         for name, array in out.items():  # what did not change although it could
@@ -208,10 +209,13 @@ def varied(one: Case, rng: np.random.Generator) -> Case:
     letters = {c for arg in one.inputs for t in tokens(arg) for c in t if c.isalpha()}
     sizes = {c: int(rng.integers(1, SMALL + 1)) for c in sorted(letters)}
     attrs = {k: _other(k, v, one, rng) for k, v in one.attrs.items()}
+    inputs = one.inputs
+    if rng.random() < 0.5:
+        inputs = tuple(a.replace("indices", "picked") if isinstance(a, str) else a for a in inputs)
     for key, choices in EXTRA.get(one.op, {}).items():
         if rng.random() < 0.5:
             attrs[key] = choices[rng.integers(len(choices))]
-    return replace(one, sizes={**sizes, **one.sizes}, attrs=attrs)
+    return replace(one, inputs=inputs, sizes={**sizes, **one.sizes}, attrs=attrs)
 
 
 def _other(key: str, value: object, one: Case, rng: np.random.Generator) -> object:

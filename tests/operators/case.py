@@ -31,6 +31,7 @@ class Case:
             "bool n c", "int32 n c": the same of another type;
             "weight o c": stored in the file; "weight int8 c" for integers;
             "input n c": a graph input, "indices n c": an integer one in the range of ``bound``;
+            "picked n c": such integers, computed, so that their axes are free;
             a float, a list, an array or a function of the sizes: a constant.
         free: Letters (and factors) whose positions may be removed, each on its own: the units of the whole
             model are exactly theirs. "" when nothing may leave.
@@ -85,7 +86,7 @@ def tokens(arg: Arg) -> list[str]:
     if not isinstance(arg, str) or not arg:
         return []
     words = arg.split()
-    while words and words[0] in ("weight", "input", "indices", "bool", "int32", "int8", "uint8"):
+    while words and words[0] in ("weight", "input", "indices", "picked", "bool", "int32", "int8", "uint8"):
         words.pop(0)
     return words
 
@@ -131,6 +132,8 @@ class Built:
         shape = [size_of(t, self.sizes) for t in words]
         if dtype in ("int8", "uint8", "int32"):
             return self.rng.integers(0, 5, shape).astype(dtype)
+        if dtype == "picked":
+            return self.rng.integers(0, size_of(self.case.bound, self.sizes), shape).astype(np.float32)
         if self.case.positive:
             return self.rng.uniform(1.1, 3, shape).astype(np.float32)
         if self.case.unit:
@@ -163,14 +166,16 @@ class Built:
             return name
         dtype = kind[1] if kind[0] == "weight" else kind[0]
         source = name if kind[0] == "weight" else f"{name}_stored"
-        self.stored[source] = self._array(words, dtype if kind[0] == "weight" else "")
+        self.stored[source] = self._array(words, dtype if kind[0] in ("weight", "picked") else "")
         self.sources[source] = words
         if kind[0] == "weight":
             return name
-        cast = dtype in DTYPES
+        cast = dtype in DTYPES or dtype == "picked"
         self.stored[f"{name}_zero"] = np.asarray(np.float32(0))
         self.nodes.append(helper.make_node("Add", [source, f"{name}_zero"], [f"{name}_float" if cast else name]))
-        if cast:  # integers of some size
+        if dtype == "picked":
+            self.nodes.append(helper.make_node("Cast", [f"{name}_float"], [name], to=TensorProto.INT64))
+        elif cast:  # integers of some size
             if dtype != "bool":
                 self.stored[f"{name}_ten"] = np.asarray(np.float32(10))
                 self.nodes.append(helper.make_node("Mul", [f"{name}_float", f"{name}_ten"], [f"{name}_big"]))

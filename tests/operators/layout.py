@@ -71,6 +71,7 @@ CASES: tuple[Case, ...] = (
     case("Gather", "n c", np.arange(6).reshape(1, 6, 1), free="n c", axis=1, **_HALVES, note="box"),
     case("Gather", "n c", np.array([[0, 1, 2], [3, 4, 5]]), free="n 2 3", axis=1, **_HALVES, note="factors"),
     case("Gather", "v c", "indices a", free="c", bound="v", note="computed"),
+    case("Gather", "v c", "picked a b", free="c a b", bound="v", note="computed_and_free"),
     case("Gather", "n c", "indices a b", free="n", bound="c", axis=-1, note="computed_last"),
     case("GatherElements", "n c", "indices n 3", free="", bound="c", axis=1),
     case("GatherElements", "n c", lambda d: np.zeros((d["n"], 3), np.int64), free="n 3", axis=1, note="fixed"),
