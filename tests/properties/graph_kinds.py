@@ -14,7 +14,7 @@ from tests.properties.state import Seeded, State, Value
 
 __all__ = ["KINDS", "Kind", "ops_blocks", "ops_cases", "ops_dynamic"]
 
-_OLD = (7, 9, 10, 11, 13, 17, 18, 21, 23, 24)
+OLD = (7, 9, 10, 11, 13, 17, 18, 21, 23, 24)
 _ANY_OPSET = ("any_operator", "linear", "flatten_gemm", "conv", "transpose", "concat", "matmul_pair")
 
 
@@ -53,7 +53,7 @@ def dynamic_batch(s: Seeded) -> ModelProto:
 
 @kind(4)
 def other_opsets(s: Seeded) -> ModelProto:
-    s.b.opset = s.pick(_OLD)
+    s.b.opset = s.pick(OLD)
     return random_graphs.grown(s, _ANY_OPSET, 6, 24, sources=("conv", "linear"))
 
 

@@ -56,10 +56,15 @@ class Tally:
     removed: int = 0
 
 
+def drawn(seed: int, index: int) -> tuple[str, random.Random]:
+    """The kind of graph number ``index`` of a seed, and what the rest is drawn from."""
+    rng = random.Random(f"{seed}/{index}")
+    return rng.choices(list(graph_kinds.KINDS), [k.weight for k in graph_kinds.KINDS.values()])[0], rng
+
+
 def made(seed: int, index: int) -> tuple[str, ModelProto]:
     """Graph number ``index`` of a seed, and its kind."""
-    rng = random.Random(f"{seed}/{index}")
-    kind = rng.choices(list(graph_kinds.KINDS), [k.weight for k in graph_kinds.KINDS.values()])[0]
+    kind, rng = drawn(seed, index)
     b = Builder("stress", seed=rng.randrange(2**31))
     s = Seeded(None, b, False, rng.random() < 0.7, rng.random() < 0.7, rng=rng)  # type: ignore[arg-type]
     return kind, graph_kinds.KINDS[kind].make(s)
@@ -87,7 +92,7 @@ def tried(tally: Tally, seed: int, index: int) -> str:
         return f"does not run: {str(error)[:200]}"
     finally:
         tally.seconds["make"] += time.perf_counter() - start
-    tally.ops.update({key_of(n) for n in model.graph.node})
+    tally.ops.update({key_of(n) for n in model.graph.node} | {n.key for n in graph.nodes})
     start = time.perf_counter()
     deps = api.analyze(graph)
     tally.seconds["analyze"] += time.perf_counter() - start
