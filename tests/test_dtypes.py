@@ -14,7 +14,7 @@ from onnx import TensorProto, numpy_helper
 from graphprune import api
 from graphprune.graph.onnx import load
 from graphprune.importance.base import score
-from graphprune.plan import planned_units
+from graphprune.plan import planned_cut
 from graphprune.rewrite.onnx import rewrite
 from graphprune.verify.compare import verify_cut
 from tests.graphs import Builder
@@ -84,7 +84,7 @@ def test_one_wrong_channel_is_seen(name: str) -> None:
     """One output channel is 2 % too large, which the rounding of sums in half precision would hide."""
     model = in_type(convnet(), name)
     deps = api.analyze(model)
-    cut = deps.cut(planned_units(deps, api.plan(model, macs="50%")))
+    cut = planned_cut(deps, api.plan(model, macs="50%"))
     pruned = rewrite(cut)
     assert verify_cut(cut, pruned).passed
     value = pruned.graph.initializers["outer.weight"]

@@ -44,6 +44,27 @@ FREE = {
     "swin_patch_merging": [(2, 4)],
     "weight_reshaped_box": [(4, 3)],
     "weight_two_head_counts": [(2, 6)],
+    "gqa_interleaved_gather": [(2, 3), (2, 4), (2, 6)],
+    "gqa_tile": [(2, 3), (2, 4), (2, 6)],
+    "gqa_tiled_blocks": [(2, 3), (2, 4), (2, 6)],
+    "rope_strided_slices": [(4, 3)],  # value dims alone, here and below
+    "rope_reshaped_pairs": [(4, 3)],
+    "rope_partial": [(4, 3)],
+    "rope_computed_tables": [(4, 3)],
+    "bias_buckets": [(4, 3), (4, 6)],
+    "bias_slopes": [(4, 3), (4, 6)],
+    "disentangled_positions": [(4, 3), (4, 6)],
+    "attention_sinks": [(4, 3), (4, 6)],
+    "normed_queries": [(4, 3)],  # one scale serves the queries of all heads
+    "unit_queries": [(4, 3), (4, 6)],
+    "cross_attention": [(4, 3), (4, 6)],
+    "differential_attention": [(4, 3), (4, 3)],
+    "talking_heads": [(4, 6), (6, 3)],
+    "cross_covariance": [(4, 6)],
+    "linear_attention_elu": [(4, 3), (4, 6)],
+    "convolutional_projections": [(4, 2), (4, 4)],
+    "rolled_windows": [(4, 3), (4, 6)],
+    "tile_channels": [(5, 3)],
 }
 PINNED = {
     "gqa_rope": {3: "cos axis 3"},  # by size of the group: the table has no heads

@@ -17,7 +17,7 @@ from onnxruntime.quantization import QuantFormat, QuantType
 from graphprune import api
 from graphprune.graph.dequantise import RealValues
 from graphprune.graph.onnx import load
-from graphprune.plan import planned_units
+from graphprune.plan import planned_cut
 from graphprune.rewrite.onnx import rewrite
 from graphprune.verify.compare import verify_cut
 from graphprune.verify.exact import exact_scales, powers
@@ -223,7 +223,7 @@ def test_a_wrong_slice_is_seen(how: QuantFormat, which: str) -> None:
     """Each kind of stored tensor, read one position off, must not pass as a tipped rounding."""
     source = static(convnet(), how, per_channel=True, activation=U8, weight=S8, symmetric=False)
     deps = api.analyze(source)
-    cut = deps.cut(planned_units(deps, api.plan(deps, macs="50%")))
+    cut = planned_cut(deps, api.plan(deps, macs="50%"))
     good = rewrite(cut)
     assert verify_cut(cut, good).passed
     stem = {"scale": "inner.weight_scale", "weight": "inner.weight_quantized", "bias": "inner.bias_quantized"}

@@ -182,7 +182,7 @@ def infer_custom(p: Pass, node: ir.Node, entry: Custom) -> tuple[Typed | None, .
     if made is not None:
         return tuple((int(v.dtype or dtype), s, "") for v, s in zip(node.outputs, made, strict=False))
     schema = p.schema(*entry.like.rpartition(".")[::2]) if entry.like else None
-    with suppress(BadSizes, onnx.checker.ValidationError):  # it is not as like as that
+    with suppress(BadSizes):  # it is not as like as that
         if schema is not None:
             return p.by_schema(node, schema)
     if entry.run is None and not entry.probed:

@@ -38,7 +38,7 @@ def gather_indices(e: Edit) -> None:
 
 @rule("Gather", kind="REINDEX", edit=gather_indices)
 def gather(r: Relate) -> None:
-    """Fixed indices re-index the axis, computed ones freeze it; the other axes pass."""
+    """Fixed indices re-index the axis, computed ones freeze it and bring their own axes; the other axes pass."""
     axis = int(r.attr("axis", 0)) % r.rank(0)
     index = r.const(1)
     axes = r.axes(0)

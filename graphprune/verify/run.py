@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -61,11 +62,11 @@ class Runner:
         try:
             for library in libraries():
                 options.register_custom_ops_library(library)
-            with tempfile.TemporaryDirectory(prefix="graphprune-") as folder:
+            with nullcontext(b"") if kernels else _loadable(model) as source:
                 self.session: Any = (
                     _reference(model, kernels)
                     if kernels
-                    else ort.InferenceSession(_loadable(model, folder), options, providers=["CPUExecutionProvider"])
+                    else ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
                 )
         except Exception as error:
             raise CannotRun(f"{_short(error)}{_missing(model, str(error))}") from None
@@ -114,12 +115,16 @@ def _missing(model: ir.Model, error: str) -> str:
     return "; give its kernels with --custom-ops LIBRARY, or run= of graphprune.register, or use --no-verify"
 
 
-def _loadable(model: ir.Model, folder: str) -> bytes | str:
+@contextmanager
+def _loadable(model: ir.Model) -> Iterator[bytes | str]:
+    """The model as onnxruntime takes it: in memory, or as a temporary file where it is large."""
     if weight_bytes(model) < _IN_MEMORY and not _has_external(model):
-        return bytes(ir.to_proto(model).SerializeToString())
-    path = os.fspath(Path(folder) / "model.onnx")
-    ir.save(cloned(model), path, external_data="model.data")
-    return path
+        yield bytes(ir.to_proto(model).SerializeToString())
+        return
+    with tempfile.TemporaryDirectory(prefix="graphprune-") as folder:
+        path = os.fspath(Path(folder) / "model.onnx")
+        ir.save(cloned(model), path, external_data="model.data")
+        yield path
 
 
 def _has_external(model: ir.Model) -> bool:

@@ -179,7 +179,8 @@ class Builder:
         untyped = [helper.make_empty_tensor_value_info(o) for o in outputs]
         weights = list(self.initializers.values())
         graph = helper.make_graph(self.nodes, self.name, self.inputs, untyped, weights, value_info=self.hints)
-        opsets = [helper.make_opsetid("", self.opset)]
+        domains = sorted({node.domain for node in self.nodes} - {""})
+        opsets = [helper.make_opsetid("", self.opset), *(helper.make_opsetid(d, 1) for d in domains)]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
         inferred = shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
         for value, typed in zip(model.graph.output, inferred.graph.output, strict=True):

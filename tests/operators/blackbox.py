@@ -19,7 +19,7 @@ from onnx.reference import ReferenceEvaluator
 from graphprune import api
 from graphprune.algebra import Axis
 from graphprune.coupling.groups import DependencyGraph
-from tests.operators.case import Array, Built, Case, tokens
+from tests.operators.case import STORED, Arg, Array, Built, Case, tokens
 
 SMALL = 4  # sizes of a varied case, drawn with repetition: ones and equal sizes are where rules go wrong
 LARGE = 16.0  # changed values are also drawn this much larger, so that a maximum over positions shows
@@ -119,8 +119,9 @@ class Probe:
             if not words or name not in stored:
                 continue
             kind = str(arg).split()
-            array = built._array(words, kind[1] if kind[0] == "weight" else "")
-            stored[name] = (array * wide).astype(array.dtype) if array.dtype.kind == "f" else array
+            array = built._array(words, kind[1] if kind[0] == "weight" else kind[0] if kind[0] == "picked" else "")
+            large = array.dtype.kind == "f" and kind[0] != "picked"
+            stored[name] = (array * wide).astype(array.dtype) if large else array
         out = self._inputs(stored)
         out |= {n: rng.permutation(a.ravel()).reshape(a.shape) for n, a in built.feeds.items()}
         for name, array in out.items():  # what did not change although it could
@@ -208,10 +209,23 @@ def varied(one: Case, rng: np.random.Generator) -> Case:
     letters = {c for arg in one.inputs for t in tokens(arg) for c in t if c.isalpha()}
     sizes = {c: int(rng.integers(1, SMALL + 1)) for c in sorted(letters)}
     attrs = {k: _other(k, v, one, rng) for k, v in one.attrs.items()}
+    inputs = tuple(_stored_or_computed(a, rng) for a in one.inputs)
     for key, choices in EXTRA.get(one.op, {}).items():
         if rng.random() < 0.5:
             attrs[key] = choices[rng.integers(len(choices))]
-    return replace(one, sizes={**sizes, **one.sizes}, attrs=attrs)
+    return replace(one, inputs=inputs, sizes={**sizes, **one.sizes}, attrs=attrs)
+
+
+def _stored_or_computed(arg: Arg, rng: np.random.Generator) -> Arg:
+    """A float tensor that is stored becomes a computed one now and then, or the other way round."""
+    if not isinstance(arg, str) or not arg or rng.random() < 0.6:
+        return arg
+    words = arg.split()
+    if words[0] == "indices":
+        return arg.replace("indices", "picked")
+    if words[0] == "weight" and words[1] not in STORED:
+        return " ".join(words[1:])
+    return f"weight {arg}" if words == tokens(arg) and rng.random() < 0.3 else arg
 
 
 def _other(key: str, value: object, one: Case, rng: np.random.Generator) -> object:

@@ -40,6 +40,7 @@ class Case:
             "weight o c": stored in the file; "weight int8 c" for integers;
             "sequence n c": two such tensors in a sequence; "optional n c": one in an optional;
             "input n c": a graph input, "indices n c": an integer one in the range of ``bound``;
+            "picked n c": such integers, computed, so that their axes are free;
             a float, a list, an array or a function of the sizes: a constant.
         free: Letters whose positions may be removed, each on its own; "c:5" where only 5 units of axis c may, "5"
             for an axis written so. The units of the whole model and of every axis are exactly these. "" when nothing
@@ -111,7 +112,7 @@ def case(op: str, *inputs: Arg, **more: Any) -> Case:
     return Case(op, inputs, attrs=more, **known)
 
 
-_KINDS = ("weight", "input", "indices", "sequence", "optional", "bool", *STORED)
+_KINDS = ("weight", "input", "indices", "picked", "sequence", "optional", "bool", *STORED)
 
 
 def tokens(arg: Arg) -> list[str]:
@@ -183,6 +184,8 @@ class Built:
         shape = [size_of(t, self.sizes) for t in words]
         if dtype in STORED:
             return self.rng.integers(0, 5, shape).astype(STORED[dtype])
+        if dtype == "picked":
+            return self.rng.integers(0, size_of(self.case.bound, self.sizes), shape).astype(np.float32)
         if self.case.positive:
             return self.rng.uniform(1.1, 3, shape).astype(np.float32)
         if self.case.unit:
@@ -220,14 +223,16 @@ class Built:
             return name
         dtype = kind[1] if kind[0] == "weight" else kind[0]
         source = name if kind[0] == "weight" else f"{name}_stored"
-        self.stored[source] = self._array(words, dtype if kind[0] == "weight" else "")
+        self.stored[source] = self._array(words, dtype if kind[0] in ("weight", "picked") else "")
         self.sources[source] = words
         if kind[0] == "weight":
             return name
-        cast = dtype in DTYPES
+        cast = dtype in DTYPES or dtype == "picked"
         self.stored[f"{name}_zero"] = np.asarray(np.float32(0))
         self.nodes.append(helper.make_node("Add", [source, f"{name}_zero"], [f"{name}_float" if cast else name]))
-        if cast:  # integers of some size
+        if dtype == "picked":
+            self.nodes.append(helper.make_node("Cast", [f"{name}_float"], [name], to=TensorProto.INT64))
+        elif cast:  # integers of some size
             if dtype != "bool":
                 self.stored[f"{name}_ten"] = np.asarray(np.float32(10))
                 self.nodes.append(helper.make_node("Mul", [f"{name}_float", f"{name}_ten"], [f"{name}_big"]))

@@ -61,6 +61,7 @@ CASES: tuple[Case, ...] = (
     # Convolutions.
     case("Conv", "n i 6", "weight o i 3", "weight o", free="n i o", zero="i", pads=[1, 1]),
     case("Conv", "n i 5 6", "weight o i 3 2", free="n i o", zero="i", strides=[2, 1], note="2d"),
+    case("Conv", "n i 6", "o i 3", "o", free="n i o", zero="i", note="computed_kernel"),
     case("Conv", "n i p", "weight o i 1", free="n i o p", zero="i", note="kernel_one"),
     case("Conv", "n c 6", "weight c 1 3", free="n c", group=lambda d: d["c"], note="depthwise"),
     case(
@@ -76,6 +77,7 @@ CASES: tuple[Case, ...] = (
         "ConvTranspose", "n g*i 5", "weight g*i o 3", "weight g*o", free="n g i o", zero="g*i",
         group=lambda d: d["g"], note="grouped",
     ),
+    case("ConvTranspose", "n i 5", "i o 3", free="n i o", zero="i", note="computed_kernel"),
     case("ConvTranspose", "n c 5", "weight c 1 3", free="n c", group=lambda d: d["c"], note="depthwise"),
     case("ConvTranspose", "n i p", "weight i o 1", free="n i o p", zero="i", note="kernel_one"),
     # Windows.

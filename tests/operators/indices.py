@@ -32,6 +32,7 @@ CASES: tuple[Case, ...] = (
     case("Gather", "n c", lambda d: np.repeat(np.arange(d["c"]), 3), free="n c", extra=3, axis=1, note="repeated"),
     case("Gather", "n c", lambda d: np.tile(np.arange(d["c"]), 2), free="n c", extra=2, axis=1, note="tiled"),
     case("Gather", "v c", "indices a", free="c", bound="v", note="computed"),
+    case("Gather", "v c", "picked a b", free="c a b", bound="v", note="computed_and_free"),
     case("Gather", "n c", "indices a b", free="n", bound="c", axis=-1, note="computed_last"),
     case("GatherElements", "n c", "indices n 3", free="", bound="c", axis=1),
     case("GatherElements", "n c", lambda d: np.zeros((d["n"], 3), np.int64), free="n", extra=3, axis=1, note="fixed"),

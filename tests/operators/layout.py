@@ -49,6 +49,10 @@ CASES: tuple[Case, ...] = (
     case("Slice", "n c", free="n c", starts=[0, 2], ends=[2, 6], opset=7, sizes={"n": 3, "c": 6}),
     case("Slice", "n c", [2], [3], [1], free="n c:5", **_HALVES, note="one_position"),
     case("Slice", "n c", "indices 1", [6], [1], bound="2", fixed_shape=False, **_HALVES, note="computed"),
+    case(
+        "Slice", "n c", [1], [5], "indices 1", bound="2", fixed_shape=False, sizes={"n": 6, "c": 6},
+        note="computed_axes",
+    ),
     case("Pad", "n c h", [0, 1, 0, 0, 2, 0], 0.5, free="n c h", extra=3),
     case("Pad", "n c h", [1, 2], 0.5, [-1], free="n c h", extra=3, note="axes"),
     case("Pad", "n c h", free="n c h", pads=[0, 0, 1, 0, 0, 0], value=0.5, extra=1, opset=10),

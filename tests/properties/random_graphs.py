@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from tests.graphs.builder import Builder
 from tests.properties import ops_compute, ops_layout, ops_rare
-from tests.properties.registry import OPS
+from tests.properties.registry import OPS, names
 from tests.properties.state import State, Value
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from onnx import ModelProto
 
@@ -76,14 +76,27 @@ def models(
     """
     b = Builder("random", seed=draw(st.integers(0, 2**16)))
     s = State(draw, b, dynamic_batch, tied_weights, shared_bias)
+    return grown(s, only or names(""), min_nodes, max_nodes)
+
+
+def grown(
+    s: State,
+    among: Sequence[str],
+    min_nodes: int,
+    max_nodes: int,
+    sources: Sequence[str] = ("conv", "conv", "linear", "flatten_gemm"),
+    source: Callable[[State, int], Value] = _source,
+    head: Callable[[State, Value, int], str] = _head,
+) -> ModelProto:
+    """Grow a graph from one or two inputs, each read by one of ``sources``, with operators named in ``among``."""
     for i in range(s.pick([1, 1, 2])):
-        _step(s, _source(s, i), ["conv", "conv", "linear", "flatten_gemm"])
+        _step(s, source(s, i), sources)
     goal = s.number(min_nodes, max_nodes)
     grows = True
-    while grows and len(b.nodes) < goal:
+    while grows and len(s.b.nodes) < goal:
         leaves = s.leaves()
         v = s.pick((leaves * 3 + s.pool)[::-1] if len(leaves) < 4 else leaves)
-        grows = _step(s, v, only or tuple(OPS))
-    model = b.build(*(_head(s, v, i) for i, v in enumerate(s.leaves())))
+        grows = _step(s, v, among)
+    model = s.b.build(*(head(s, v, i) for i, v in enumerate(s.leaves())))
     model.graph.doc_string = " ".join(s.story)
     return model

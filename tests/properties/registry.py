@@ -17,25 +17,35 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Op:
-    """A random operator: is it applicable, and how is it built; ``weight`` makes it more likely."""
+    """A random operator: is it applicable, and how is it built.
+
+    ``weight`` makes it more likely. ``kind`` says in which graphs it is drawn: "" in all plain ones, "stress" in those
+    of the stress run only, "sequence" and "image" where these axes are dynamic.
+    """
 
     test: Test
     build: Build
     weight: int = 1
+    kind: str = ""
 
 
 OPS: dict[str, Op] = {}
 
 
-def op(test: Test, weight: int = 1) -> Callable[[Make], Make]:
-    """Register a builder under its name."""
+def op(test: Test, weight: int = 1, kind: str = "", name: str = "") -> Callable[[Make], Make]:
+    """Register a builder under its own or another name."""
 
     def decorate(make: Make) -> Make:
         def build(s: State, v: Value) -> list[Value]:
             made = make(s, v)
             return made if isinstance(made, list) else [made]
 
-        OPS[make.__name__] = Op(test, build, weight)
+        OPS[name or make.__name__] = Op(test, build, weight, kind)
         return make
 
     return decorate
+
+
+def names(*kinds: str) -> tuple[str, ...]:
+    """Names of the operators of some kinds."""
+    return tuple(n for n, o in OPS.items() if o.kind in kinds)

@@ -9,7 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from onnx import ModelProto
 
 from tests.graphs import random_feeds, run
-from tests.properties.random_graphs import OPS, models
+from tests.properties.random_graphs import models
+from tests.properties.registry import names
 
 QUICK = settings(max_examples=50, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 LONG = settings(QUICK, max_examples=2000, derandomize=False)
@@ -46,7 +47,7 @@ def test_without_sharing(model: ModelProto) -> None:
     assert all(inputs.count(t.name) == 1 for t in model.graph.initializer)
 
 
-@pytest.mark.parametrize("name", OPS)
+@pytest.mark.parametrize("name", names(""))
 def test_each_operator(name: str) -> None:
     seen: set[str] = set()
 

@@ -1,0 +1,81 @@
+"""Graphs on which something was wrong once, reduced by hand; found by the stress run unless told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from onnx import ModelProto, TensorProto, helper
+
+from graphprune import api
+from graphprune.errors import InputError
+from tests.cuts import assert_random_removals_verify
+from tests.graphs import Builder
+
+GRAPHS: dict[str, tuple[Callable[[], ModelProto], list[int]]] = {}
+
+
+def graph(*sizes: int) -> Callable[[Callable[[], ModelProto]], Callable[[], ModelProto]]:
+    """Register a graph with the sizes of its groups."""
+
+    def decorate(make: Callable[[], ModelProto]) -> Callable[[], ModelProto]:
+        GRAPHS[make.__name__] = (make, sorted(sizes))
+        return make
+
+    return decorate
+
+
+@graph(3, 5)
+def indices_that_are_computed_from_channels() -> ModelProto:
+    """A Gather's output has the axes of its indices: what is cut there is cut in the output, too."""
+    b = Builder("g")
+    x = b.source("x", [2, 4])
+    data = b.linear(x, 4, 3, "data")
+    index = b.op("ArgMax", b.reshape(b.linear(x, 4, 20, "index"), 2, 5, 4), axis=2, keepdims=0)
+    index = b.op("Min", index, b.const(np.int64(1)))
+    out = b.op("Gather", data, index, axis=0)  # [2, 5, 3]
+    out = b.op("MatMul", b.transpose(out, 0, 2, 1), b.weight(5, 2, name="over_indices"))
+    return b.build(b.op("MatMul", b.transpose(out, 0, 2, 1), b.weight(3, 2, name="over_data")))
+
+
+@graph(4)
+def gather_elements_reads_from_the_front() -> ModelProto:
+    """Indices narrower than the data leave its last columns unread: nothing of that axis may move (found by the
+    black-box oracle)."""
+    b = Builder("g")
+    data = b.linear(b.source("x", [4, 3]), 3, 5, "data")
+    index = b.op("Cast", b.op("Floor", b.const(np.full((4, 3), 2.5, np.float32), "float_index")), to=TensorProto.INT64)
+    out = b.op("GatherElements", data, index, axis=0)
+    return b.build(b.op("MatMul", b.weight(2, 4, name="last"), out))
+
+
+@graph(6)
+def an_operator_of_onnxruntime_alone() -> ModelProto:
+    """onnx's checker knows no SimplifiedLayerNormalization; the original file has the same fault."""
+    b = Builder("g")
+    x = b.linear(b.source("x", [2, 4]), 4, 6, "first")
+    x = b.hint(b.op("SimplifiedLayerNormalization", x, b.weight(6, offset=1, name="scale"), axis=-1), 2, 6)
+    out = b.linear(x, 6, 3, "last")
+    value = helper.make_tensor_value_info(out, TensorProto.FLOAT, [2, 3])
+    weights = list(b.initializers.values())
+    made = helper.make_graph(b.nodes, "g", b.inputs, [value], weights, value_info=b.hints)
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_removals_verify(name: str) -> None:
+    make, sizes = GRAPHS[name]
+    model = make()
+    assert sorted(g.size for g in api.analyze(model).groups) == sizes
+    assert assert_random_removals_verify(model, range(8)) == 8
+
+
+def test_a_type_that_an_operator_does_not_take_is_refused() -> None:
+    """onnx's shape functions raise a checker's error there, which was no deliberate one."""
+    b = Builder("g")
+    out = b.op("And", b.linear(b.source("x", [2, 4]), 4, 6), b.weight(6))
+    value = helper.make_tensor_value_info(out, TensorProto.BOOL, [2, 6])
+    made = helper.make_graph(b.nodes, "g", b.inputs, [value], list(b.initializers.values()))
+    with pytest.raises(InputError, match="unsupported type"):
+        api.analyze(helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)], ir_version=10))
