@@ -167,10 +167,13 @@ class Builder:
     # -- the model ------------------------------------------------------------------------------
     def build(self, *outputs: str) -> ModelProto:
         """The model, its outputs typed by shape inference."""
-        untyped = [helper.make_empty_tensor_value_info(o) for o in outputs]
+        hints = {h.name: h for h in self.hints}
+        untyped = [hints.pop(o, None) or helper.make_empty_tensor_value_info(o) for o in outputs]
         weights = list(self.initializers.values())
-        graph = helper.make_graph(self.nodes, self.name, self.inputs, untyped, weights, value_info=self.hints)
+        graph = helper.make_graph(self.nodes, self.name, self.inputs, untyped, weights, value_info=list(hints.values()))
         opsets = [helper.make_opsetid("", self.opset)]
+        if any(n.domain for n in self.nodes):
+            opsets.append(helper.make_opsetid("com.microsoft", 1))
         model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
         inferred = shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
         for value, typed in zip(model.graph.output, inferred.graph.output, strict=True):
