@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
@@ -33,6 +34,8 @@ FUSED = {
     "swin_patch_merging": {"FusedMatMul"},
     "yolo_c2f_dfl": {"QuickGelu"},
 }
+
+FOLDED = {"if_branches", "tied_autoencoder", "disentangled_positions"}  # weights become constants of another shape
 
 
 def optimised(model: ModelProto, folder: Path, level: str = "EXTENDED") -> ModelProto:
@@ -71,7 +74,7 @@ def test_groups_survive_the_optimiser(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", sorted(GOLDEN.keys() - {"if_branches", "tied_autoencoder"}))
+@pytest.mark.parametrize("name", sorted(GOLDEN.keys() - FOLDED))
 def test_all_groups_survive_the_optimiser(name: str, tmp_path: Path) -> None:
     deps = api.analyze(optimised(GRAPHS[name](), tmp_path))
     assert sorted(g.size for g in deps.groups) == GOLDEN[name]
@@ -130,3 +133,101 @@ def test_transformer_optimiser(tmp_path: Path) -> None:
     sizes = [4, 4, 8, 8, 8, 8, 24, 24, 32]
     assert sorted(g.size for g in api.analyze(bert()).groups) == sizes
     check(made, sizes)
+
+
+def grouped_query_decoder() -> ModelProto:
+    """GroupQueryAttention with rotary tables and caches: 2 key/value heads, 2 queries each, 32 dims."""
+    b = Builder("grouped_query_decoder", opset=17)
+    x = b.layernorm(b.linear(b.source("hidden", [1, 1, 16]), 16, 24, "embed"), 24, "ln")
+    q, k, v = (b.linear(x, 24, 32 * n, p, bias=False) for p, n in (("q", 4), ("k", 2), ("v", 2)))
+    past = [b.source(name, [1, 2, 5, 32]) for name in ("past_key", "past_value")]
+    angle = np.outer(np.arange(8), 10.0 ** -np.arange(16)).astype(np.float32)
+    tables = b.const(np.cos(angle), "cos"), b.const(np.sin(angle), "sin")
+    lengths = b.const(np.array([5], np.int32)), b.const(np.array(6, np.int32))
+    y, key, value = b.ops(
+        "GroupQueryAttention", q, k, v, *past, *lengths, *tables, outputs=3,
+        num_heads=4, kv_num_heads=2, do_rotary=1, domain="com.microsoft",
+    )  # fmt: skip
+    b.hint(y, 1, 1, 128)
+    for name in (key, value):
+        b.hint(name, 1, 2, 6, 32)
+    return b.build(b.linear(y, 128, 7, "o"), key, value)
+
+
+@pytest.mark.parametrize(
+    ("patterns", "kinds"),
+    [
+        ((), {24: "channels", 2: "heads"}),
+        (("past", "GroupQuery"), {24: "channels", 2: "KV groups", 16: "head dims"}),
+    ],
+)
+def test_grouped_query_attention_with_caches(patterns: tuple[str, ...], kinds: dict[int, str]) -> None:
+    """Caches hold their key/value heads and rotary pairs, unless the user lets them go."""
+    result = api.prune(grouped_query_decoder(), ratio=0.5, allow_io=patterns)
+    groups = {g.size: g for g in reversed(result.deps.groups)}
+    assert {size: g.kind for size, g in groups.items()} == kinds
+    assert result.verdict is not None and result.verdict.passed and not result.frozen
+    node = next(n for n in result.model.graph if n.op_type == "GroupQueryAttention")
+    heads, keys = (node.attributes[a].as_int() for a in ("num_heads", "kv_num_heads"))
+    assert (heads, keys) == ((1, 1) if patterns else (2, 2))
+    assert node.attributes.get_float("scale", 0.0) == pytest.approx(32**-0.5)
+    caches = {"past_key", "past_value", node.outputs[1].name, node.outputs[2].name}
+    assert set(result.plan.io) == (caches if patterns else set())
+
+
+# -- exports of Hugging Face models ----------------------------------------------------------------------
+
+
+def exported(name: str, path: Path) -> None:
+    """A small model with random weights, exported at fixed sizes."""
+    torch, hub = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    small = {"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 64, "intermediate_size": 128}
+    tokens = torch.randint(0, 99, (1, 16))
+    torch.manual_seed(0)
+    if name == "bert":
+        model = hub.BertForSequenceClassification(hub.BertConfig(vocab_size=99, max_position_embeddings=16, **small))
+    elif name == "gpt2":
+        config = hub.GPT2Config(vocab_size=99, n_embd=64, n_layer=2, n_head=4, n_positions=16, use_cache=False)
+        model = hub.GPT2LMHeadModel(config)
+    elif name == "llama":
+        config = hub.LlamaConfig(vocab_size=99, num_key_value_heads=2, use_cache=False, **small)
+        model = hub.LlamaForCausalLM(config)
+    elif name == "vit":
+        model = hub.ViTForImageClassification(hub.ViTConfig(image_size=32, patch_size=8, **small))
+        tokens = torch.randn(1, 3, 32, 32)
+
+    class Logits(torch.nn.Module):  # type: ignore[name-defined, misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = model.eval()
+
+        def forward(self, x):  # type: ignore[no-untyped-def]
+            return self.inner(x).logits
+
+    torch.onnx.export(Logits(), (tokens,), str(path), opset_version=18, dynamo=True, verbose=False)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("name", "ops"),
+    [
+        ("bert", {"SkipLayerNormalization", "FusedMatMul", "FusedGemm"}),
+        ("gpt2", {"SkipLayerNormalization", "FusedMatMul", "FastGelu"}),
+        ("llama", {"FusedMatMul", "QuickGelu"}),
+        ("vit", {"SkipLayerNormalization", "FusedMatMul"}),
+    ],
+)
+def test_exports(name: str, ops: set[str], tmp_path: Path) -> None:
+    """Exported and then optimised: the same groups, and half of the MACs leave."""
+    exported(name, tmp_path / "plain.onnx")
+    plain = api.analyze(tmp_path / "plain.onnx")
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(tmp_path / "fused.onnx")
+    ort.InferenceSession(tmp_path / "plain.onnx", options, providers=["CPUExecutionProvider"])
+    assert ops <= fused(onnx.load(tmp_path / "fused.onnx"))
+    result = api.prune(tmp_path / "fused.onnx", macs="50%", align=4)
+    assert sorted(g.size for g in result.deps.groups) == sorted(g.size for g in plain.groups)
+    assert result.verdict is not None and result.verdict.passed and not result.frozen
+    assert result.after.macs <= result.before.macs // 2

@@ -176,9 +176,10 @@ class Builder:
     # -- the model ------------------------------------------------------------------------------
     def build(self, *outputs: str) -> ModelProto:
         """The model, its outputs typed by shape inference."""
-        untyped = [helper.make_empty_tensor_value_info(o) for o in outputs]
+        hints = {h.name: h for h in self.hints}
+        untyped = [hints.pop(o, None) or helper.make_empty_tensor_value_info(o) for o in outputs]
         weights = list(self.initializers.values())
-        graph = helper.make_graph(self.nodes, self.name, self.inputs, untyped, weights, value_info=self.hints)
+        graph = helper.make_graph(self.nodes, self.name, self.inputs, untyped, weights, value_info=list(hints.values()))
         domains = sorted({node.domain for node in self.nodes} - {""})
         opsets = [helper.make_opsetid("", self.opset), *(helper.make_opsetid(d, 1) for d in domains)]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
