@@ -49,7 +49,7 @@ def random_cut(deps: DependencyGraph, seed: int) -> Cut | None:
 def pruned_and_checked(cut: Cut, seed: int = 0) -> tuple[ir.Model, Verdict]:
     """The rewritten model, which must be valid and equal to the masked original."""
     model = rewrite(cut)
-    problem = check_valid(model)
+    problem = check_valid(model, cut.deps.source.source)
     assert not problem, f"{summary(cut)}: {problem}"
     return model, verify_cut(cut, model, seed=seed, samples=1)
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
-from onnx import defs, helper, shape_inference
+from onnx import checker, defs, helper, shape_inference
 
 from graphprune.graph.evaluate import MAX_KNOWN, Evaluator
 from graphprune.graph.types import UNKNOWN, Shape, Typed, container_of, read_type, type_proto
@@ -229,7 +229,7 @@ class _Pass:
                 opset_imports=self.imports,
                 ir_version=self.model.ir_version,
             )
-        except (shape_inference.InferenceError, RuntimeError, ValueError) as error:
+        except (shape_inference.InferenceError, checker.ValidationError, RuntimeError, ValueError) as error:
             raise BadSizes(f"{node.op_type} {node.name or ''}: {str(error).splitlines()[0]}") from None
         made = (found.get(v.name or "") for v in node.outputs)
         typed = tuple(None if t is None else read_type(t) for t in made)

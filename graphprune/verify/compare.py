@@ -69,7 +69,7 @@ def verify_cut(
     Returns:
         The verdict; it never raises for a wrong model.
     """
-    problem = changed_interface(cut.deps.source.source, pruned) or check_valid(pruned)
+    problem = changed_interface(cut.deps.source.source, pruned) or check_valid(pruned, cut.deps.source.source)
     if problem:
         return _failed(f"is not valid: {problem}")
     for count, settings in ((samples, False), (samples, True), (_MANY * samples, False)):

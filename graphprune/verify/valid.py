@@ -26,8 +26,16 @@ def _signature(value: ir.Value) -> str:
     return f"{value.name} {value.dtype} {value.shape}"
 
 
-def check_valid(model: ir.Model) -> str:
-    """Empty when onnx's checker and strict shape inference accept the model, else their first complaint."""
+def check_valid(model: ir.Model, original: ir.Model | None = None) -> str:
+    """Empty when onnx's checker and strict shape inference accept the model, else their first complaint.
+
+    What they find wrong with the original in the same words is not held against the model.
+    """
+    problem = _complaint(model)
+    return "" if problem and original is not None and problem == _complaint(original) else problem
+
+
+def _complaint(model: ir.Model) -> str:
     light = _without_data(model)
     try:
         onnx.checker.check_model(light)
