@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from graphprune.errors import InputError
 from graphprune.graph.checks import check_structure
+from graphprune.graph.functions import bodies_written_out
 from graphprune.graph.fuse import fuse_permutations
 from graphprune.graph.infer import Facts, constant_tensor
 from graphprune.graph.model import Array, Graph, Node, Value, Weight
@@ -40,6 +41,7 @@ def load(source: Source, *, input_shapes: Mapping[str, Shape] | None = None) -> 
     """
     model, name = read_model(source)
     check_structure(model, name)
+    model = bodies_written_out(model)
     facts, sizes = probe(model, name, input_shapes)
     return _build(model, name, facts, sizes)
 
