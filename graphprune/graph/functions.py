@@ -89,8 +89,12 @@ def _body(model: ir.Model, node: ir.Node, schema: Any) -> ir.Function | None:
     except (RuntimeError, ValueError):
         return None
     function = onnx.FunctionProto.FromString(text)
+    del function.output[len(node.outputs) :]  # those that this call does not use may be made by nothing
     needs = max((o.version for o in function.opset_import if o.domain in _STANDARD), default=1)
-    return ir.from_proto(function) if function.node and needs <= model.opset_imports.get("", 1) else None
+    if not function.node or needs > model.opset_imports.get("", 1):
+        return None
+    made = {*function.input, *(name for inner in function.node for name in inner.output)}
+    return ir.from_proto(function) if made.issuperset(function.output) else None
 
 
 def _type(value: ir.Value) -> tuple[int, tuple[int, ...] | None, str]:
