@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
-from onnx import defs, helper, shape_inference
+from onnx import checker, defs, helper, shape_inference
 
 from graphprune.graph.blackbox import infer_custom
 from graphprune.graph.contrib import TWINS, as_twin, contrib_types
@@ -269,7 +269,7 @@ class Pass:
                 opset_imports=self.imports,
                 ir_version=self.model.ir_version,
             )
-        except (shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError, ValueError) as error:
+        except (shape_inference.InferenceError, checker.ValidationError, RuntimeError, ValueError) as error:
             raise BadSizes(f"{node.op_type} {node.name or ''}: {str(error).splitlines()[0]}") from None
         made = (found.get(v.name or "") for v in node.outputs)
         typed = tuple(None if t is None else read_type(t) for t in made)

@@ -14,6 +14,7 @@ import onnx_ir as ir
 from graphprune.errors import InputError
 from graphprune.graph.checks import check_structure, sort_nodes
 from graphprune.graph.control import is_control, unrolled
+from graphprune.graph.functions import bodies_written_out
 from graphprune.graph.fuse import fuse_permutations
 from graphprune.graph.infer import Facts
 from graphprune.graph.model import Array, Graph, Node, Value, Weight
@@ -44,7 +45,7 @@ def load(source: Source, *, input_shapes: Mapping[str, Shape] | None = None) -> 
     if not isinstance(source, ir.Model):
         sort_nodes(model)
     check_structure(model, name)
-    model = one_scope(model)
+    model = one_scope(bodies_written_out(one_scope(model)))
     facts, sizes = probe(model, name, input_shapes)
     return _build(model, name, facts, sizes)
 

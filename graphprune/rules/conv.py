@@ -122,7 +122,7 @@ def pool(r: Relate) -> None:
         r.out(axes, slot)
 
 
-@rule("LRN", kind="OPAQUE")
+@rule("LRN", kind="STAT")
 def lrn(r: Relate) -> None:
     """Neighbouring channels are summed: their order and number matter."""
     r.freeze(0, 1, "local response normalisation mixes neighbouring channels")

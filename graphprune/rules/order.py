@@ -80,7 +80,7 @@ def trilu(r: Relate) -> None:
     r.out(axes)
 
 
-@rule("Det", kind="OPAQUE")
+@rule("Det", kind="REDUCE")
 def det(r: Relate) -> None:
     """Leading axes pass; a determinant is one number of the whole matrix."""
     for a in (-2, -1):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from graphprune.graph import functions
 from graphprune.graph.model import Node
 from graphprune.rules.context import Relate
 from graphprune.rules.edit import Edit
@@ -48,6 +49,9 @@ def rule(
         return relate
 
     return register
+
+
+functions.consult(_RULES.__contains__)
 
 
 def find(node: Node) -> Rule | None:

@@ -48,7 +48,7 @@ def _flat(weight: Weight) -> bool:
     if len(weight.shape) < 2:
         return False
     array = weight.read().ravel()
-    return bool((array[:_GLANCE] == array[0]).all() and (array == array[0]).all())
+    return bool(array.size and (array[:_GLANCE] == array[0]).all() and (array == array[0]).all())
 
 
 def _random(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:

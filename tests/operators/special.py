@@ -59,7 +59,7 @@ CASES: tuple[Case, ...] = (
     case("Col2Im", "n c*6 l", [4, 5], [2, 3], free="n c", sizes={"l": 9}),
     case("MaxUnpool", "n c 2 2", lambda d: np.arange(d["n"] * d["c"] * 4).reshape(d["n"], d["c"], 2, 2),
          kernel_shape=[2, 2], strides=[2, 2]),
-    case("AffineGrid", "2 2 3", [2, 3, 4, 5]),
+    case("AffineGrid", "n 2 3", lambda d: [d["n"], 3, 4, 5], free="n"),
     case("CenterCropPad", "n c t h", [4, 7], free="n c t", axes=[2, -1], sizes={"t": one_of(5, 6, 7, 4), "h": 5}),
     case("CenterCropPad", "n c", lambda d: [d["n"], 3], free="n c", sizes={"c": 6}, note="all"),
     case("NonMaxSuppression", "n b 4", "n c b", [1], 0.5, 0.1, fixed_shape=False, positive=True),
