@@ -13,18 +13,19 @@ import onnx_ir as ir
 
 from graphprune.algebra.axis import Ids
 from graphprune.budget.planner import Planner
-from graphprune.budget.targets import Amount, Constraints, Targets
+from graphprune.budget.targets import Amount
 from graphprune.cost.model import CostModel, Costs
 from graphprune.coupling.cut import Cut
 from graphprune.coupling.groups import DependencyGraph
 from graphprune.coupling.groups import analyze as _analyze
 from graphprune.errors import InfeasibleError, NothingToPruneError, VerificationError
+from graphprune.folding.analysis import Folding
 from graphprune.graph.checks import refuse_nan
 from graphprune.graph.model import Array, Graph
 from graphprune.graph.onnx import Source, load
 from graphprune.graph.sizes import file_bytes
 from graphprune.importance.base import Criterion
-from graphprune.plan import Plan, planned_units
+from graphprune.plan import Plan, is_lossless, planned_units
 from graphprune.rewrite.files import check_output, save, stamp
 from graphprune.rewrite.onnx import rewrite
 from graphprune.verify.bisect import culprits
@@ -48,6 +49,7 @@ class Result:
         after: Costs of the pruned model.
         verdict: The proof, None when verification was switched off.
         frozen: Groups that were given up because they did not verify.
+        folded: Constants of removed channels that the layers reading them took over.
     """
 
     model: ir.Model
@@ -57,6 +59,7 @@ class Result:
     after: Costs
     verdict: Verdict | None
     frozen: tuple[str, ...] = ()
+    folded: int = 0
 
 
 def _graph(source: Source | Graph, input_shapes: Mapping[str, tuple[int, ...]] | None = None) -> Graph:
@@ -87,9 +90,10 @@ def plan(
     ratio: Amount | None = None,
     criterion: str | Criterion = "l2",
     seed: int = 0,
-    align: int = 8,
+    lossless: bool = False,
+    align: int | None = None,
     min_channels: int = 1,
-    max_ratio: float = 0.9,
+    max_ratio: float | None = None,
     ignore: Sequence[str] = (),
     only: Sequence[str] = (),
 ) -> Plan:
@@ -103,9 +107,10 @@ def plan(
         ratio: Share of channels that every group loses, 0.3 or "30%".
         criterion: "l2", "l1", "random", or a function (deps, seed) → scores per unit.
         seed: Seed of criteria that draw.
-        align: Kept widths are multiples of this where a group is wide enough.
+        lossless: Remove the dead channels, all of them and nothing else, instead of meeting a target.
+        align: Kept widths are multiples of this where a group is wide enough; 8, or 1 when lossless.
         min_channels: Units every group keeps at least.
-        max_ratio: Largest share of units a group may lose.
+        max_ratio: Largest share of units a group may lose; 0.9, or 1 when lossless.
         ignore: Patterns of nodes, weights and module paths that stay whole.
         only: Patterns outside which everything stays whole.
 
@@ -116,9 +121,20 @@ def plan(
     """
     deps = analyze(source)
     refuse_nan(deps.source)
-    targets = Targets(macs, params, size, ratio)
-    constraints = Constraints(align, min_channels, max_ratio, tuple(ignore), tuple(only))
-    return Planner(deps, targets, constraints, criterion, seed).plan()
+    options: dict[str, Any] = {
+        "macs": macs,
+        "params": params,
+        "size": size,
+        "ratio": ratio,
+        "criterion": criterion,
+        "seed": seed,
+        "lossless": lossless,
+        "min_channels": min_channels,
+        "ignore": tuple(ignore),
+        "only": tuple(only),
+    }
+    options |= {k: v for k, v in {"align": align, "max_ratio": max_ratio}.items() if v is not None}
+    return Planner.from_options(deps, options).plan()
 
 
 def apply(source: Source | Graph, plan: Plan | str | Path) -> ir.Model:
@@ -129,7 +145,7 @@ def apply(source: Source | Graph, plan: Plan | str | Path) -> ir.Model:
     """
     deps = analyze(source)
     ready = plan if isinstance(plan, Plan) else Plan.read(plan)
-    model = rewrite(deps.cut(planned_units(deps, ready)))
+    model = rewrite(_cut(deps, ready))
     stamp(model, ready, verified=False)
     return model
 
@@ -143,7 +159,7 @@ def verify(
     samples: int = 1,
     seed: int = 0,
 ) -> Verdict:
-    """Compare a pruned model with the masked original.
+    """Compare a pruned model with the masked original, after a lossless plan with the original itself.
 
     Args:
         source: The original model.
@@ -159,7 +175,12 @@ def verify(
     deps = analyze(source)
     ready = plan if isinstance(plan, Plan) else Plan.read(plan)
     model = _graph(pruned).source
-    return verify_cut(deps.cut(planned_units(deps, ready)), model, feeds=feeds, samples=samples, seed=seed)
+    return verify_cut(_cut(deps, ready), model, feeds=feeds, samples=samples, seed=seed, lossless=is_lossless(ready))
+
+
+def _cut(deps: DependencyGraph, ready: Plan) -> Cut:
+    """What a plan removes, with the constants that can be folded."""
+    return Folding(deps).folded(deps.cut(planned_units(deps, ready)))
 
 
 def prune(
@@ -220,17 +241,18 @@ def _replay(
     samples: int,
     progress: Progress,
 ) -> Result:
-    cut = deps.cut(planned_units(deps, ready))
+    cut = _cut(deps, ready)
     progress("rewrite")
     model = rewrite(cut)
     stamp(model, ready, verified=check)
     cost = CostModel(deps)
     before, after = cost.costs(np.zeros_like(cut.removed)), cost.costs(cut.removed)
     progress("verify")
-    verdict = verify_cut(cut, model, feeds=feeds, samples=samples) if check else None
+    against = is_lossless(ready)
+    verdict = verify_cut(cut, model, feeds=feeds, samples=samples, lossless=against) if check else None
     if verdict is not None and not verdict.passed:
         raise VerificationError(f"{deps.source.name}: the pruned model {verdict.text}; nothing was written")
-    return Result(model, ready, deps, before, after, verdict)
+    return Result(model, ready, deps, before, after, verdict, folded=cut.folded)
 
 
 def _search(
@@ -257,13 +279,19 @@ def _search(
         ready, cut, model = _rewritten(planner, units, progress, check=check)
         after = planner.cost.costs(cut.removed)
         if not check:
-            return Result(model, ready, deps, planner.dense, after, None)
+            return Result(model, ready, deps, planner.dense, after, None, folded=cut.folded)
         progress("verify")
-        verdict = verify_cut(cut, model, feeds=feeds, samples=samples)
+
+        def passes(part: Cut, model: ir.Model | None = None) -> Verdict:
+            part = part if model is not None else planner.folding.folded(part)
+            made = model if model is not None else rewrite(part)
+            return verify_cut(part, made, feeds=feeds, samples=samples, lossless=planner.lossless)
+
+        verdict = passes(cut, model)
         if verdict.passed:
-            return Result(model, ready, deps, planner.dense, after, verdict, tuple(frozen))
+            return Result(model, ready, deps, planner.dense, after, verdict, tuple(frozen), cut.folded)
         progress("bisect")
-        bad = culprits(deps, cut, lambda c: verify_cut(c, rewrite(c), feeds=feeds, samples=samples).passed)
+        bad = culprits(deps, cut, lambda c: passes(c).passed)
         if not bad or len(bad) == len(ready.groups):
             break  # not the fault of single groups
         planner.give_up(bad)
@@ -279,7 +307,7 @@ def _rewritten(planner: Planner, units: Ids, progress: Progress, *, check: bool)
     """Plan and model for a choice of units; chosen again where the written file misses a size target."""
     progress("rewrite")
     for _ in range(_ROUNDS):
-        cut = planner.deps.cut(units)
+        cut = planner.folding.folded(planner.deps.cut(units))
         model = rewrite(cut)
         ready = planner.write(units)
         stamp(model, ready, verified=check)

@@ -21,6 +21,7 @@ FLOW = [
     "rules",
     "coupling",
     "cost",
+    "folding",
     "importance",
     "plan",
     "budget",

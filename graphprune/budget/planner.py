@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 
 from graphprune.algebra.axis import Ids
+from graphprune.budget.lossless import dead_units, lossless_units
 from graphprune.budget.selection import allowed_units
 from graphprune.budget.solver import solve
 from graphprune.budget.targets import Constraints, Targets
 from graphprune.cost.model import CostModel
 from graphprune.coupling.groups import DependencyGraph, Group
 from graphprune.errors import InputError, NothingToPruneError
+from graphprune.folding.analysis import Folding
 from graphprune.importance.base import Criterion, score
 from graphprune.plan import Plan, make_plan
 
@@ -29,21 +31,31 @@ class Planner:
         constraints: Constraints,
         criterion: str | Criterion,
         seed: int,
+        *,
+        lossless: bool = False,
     ) -> None:
         self.deps = deps
+        self.lossless = lossless
         self.cost = CostModel(deps)
         self.dense = self.cost.costs(np.zeros(deps.state.store.count, bool))
-        self.limits = targets.limits(self.dense, deps.source.file_bytes)
+        given = {k: v for k, v in asdict(targets).items() if v is not None}
+        if lossless and given:
+            raise InputError(f"--lossless removes exactly the dead channels; leave out --{', --'.join(given)}")
+        self.limits = {} if lossless else targets.limits(self.dense, deps.source.file_bytes)
         self.size_limit = targets.size_limit(deps.source.file_bytes)
         self.ratio = targets.removed_share()
         self.constraints = constraints
         self.allowed = allowed_units(deps, constraints.ignore, constraints.only)
         if not any(self.allowed[g.units].any() for g in deps.groups):
             raise NothingToPruneError(_why_nothing(deps))
-        self.scores = score(deps, criterion, seed)
+        self.folding = Folding(deps)
+        self.scores = np.zeros(0)
+        if not lossless:
+            self.scores = score(deps, criterion, seed)
+            self.scores[dead_units(deps, self.folding, self.allowed)] = 0.0  # they cost nothing, whatever ranks them
         name = criterion if isinstance(criterion, str) else getattr(criterion, "__name__", "custom")
-        given = {k: v for k, v in asdict(targets).items() if v is not None}
-        self.recipe = {**given, "criterion": name, "seed": seed, **asdict(constraints)}
+        ranked = {"lossless": True} if lossless else {**given, "criterion": name, "seed": seed}
+        self.recipe = {**ranked, **asdict(constraints)}
 
     @classmethod
     def from_options(cls, deps: DependencyGraph, options: Mapping[str, Any]) -> Planner:
@@ -55,10 +67,13 @@ class Planner:
         rest: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
         targets = Targets(**{f.name: rest.pop(f.name, None) for f in fields(Targets)})
         criterion, seed = rest.pop("criterion", "l2"), rest.pop("seed", 0)
+        lossless = bool(rest.pop("lossless", False))
+        if lossless:  # nothing speaks against the last dead channel
+            rest = {"align": 1, "max_ratio": 1.0, **rest}
         unknown = set(rest) - {f.name for f in fields(Constraints)}
         if unknown:
             raise InputError(f"unknown option {', '.join(sorted(unknown))}")
-        return cls(deps, targets, Constraints(**rest), criterion, seed)
+        return cls(deps, targets, Constraints(**rest), criterion, seed, lossless=lossless)
 
     def give_up(self, groups: Sequence[Group]) -> None:
         """Never remove anything of these groups again."""
@@ -82,6 +97,8 @@ class Planner:
         Raises:
             NothingToPruneError: The widths allowed leave everything as it is.
         """
+        if self.lossless:
+            return lossless_units(self.deps, self.folding, self.cost, self.constraints, self.allowed)
         units = solve(
             self.deps,
             self.scores,

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphprune import rules
+from graphprune.coupling.fold import Fold
 from graphprune.graph.model import Node
 from graphprune.rules.edit import Change, Edit, Kept
 
@@ -25,10 +26,12 @@ class Cut:
     Attributes:
         deps: Where the labels come from.
         removed: bool per unit id: True where the unit is removed.
+        folds: Constants of removed positions that the layers reading them take over.
     """
 
     deps: DependencyGraph
     removed: Mask
+    folds: tuple[Fold, ...] = ()
     _memo: dict[int, Kept | None] = field(default_factory=dict, repr=False)
 
     def kept(self, tensor: str, axis: int) -> Kept | None:
@@ -42,6 +45,11 @@ class Cut:
             gone = self.removed[found.units].any(axis=1)
             self._memo[key] = np.flatnonzero(~gone) if gone.any() else None
         return self._memo[key]
+
+    @property
+    def folded(self) -> int:
+        """Number of constants that the layers reading them take over."""
+        return sum(fold.count for fold in self.folds)
 
     def ratio(self, tensor: str, axis: int) -> tuple[int, int]:
         """For a dynamic axis that is a product: new over old size of its static factors; (1, 1) otherwise."""

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from graphprune.coupling.cut import Cut
 from graphprune.graph.model import Array, Weight
+from graphprune.rewrite.folds import apply_folds
 from graphprune.rewrite.surgeon import Surgeon
 from graphprune.rules.edit import Kept
 
@@ -35,6 +36,7 @@ class _Rewriter(Surgeon):
             change = self.cut.edit(node)
             if change is not None:
                 self.apply(node, change)
+        apply_folds(self)
         self._drop_dead()
         self._cut_shapes()
         return self.model

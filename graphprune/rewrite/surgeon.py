@@ -216,6 +216,26 @@ class Surgeon:
         old.name = self.free(f"{name}_cut")
         new.name, self.values[old.name], self.values[name] = name, old, new
 
+    def store(self, node: Node, slot: int, array: Array, name: str) -> None:
+        """Give a node a stored operand of its own; the one it had keeps its name if nothing else reads it."""
+        target = self.nodes[node.name]
+        old = target.inputs[slot] if slot < len(target.inputs) else None
+        if old is not None and self._only_use(old):
+            self._overwrite(old, array)
+            return
+        target.resize_inputs(max(slot + 1, len(target.inputs)))
+        target.replace_input_with(slot, self.constant(name, array))
+        self.touched.extend([] if old is None else [old])
+
+    def add_behind(self, node: Node, array: Array) -> None:
+        """Add a constant to the first output of a node, for everything that reads it."""
+        out = self.nodes[node.name].outputs[0]
+        users = list(out.uses())
+        held = self._after(out, "Add", out, self.constant(f"{out.name}_bias", array))
+        for user, slot in users:
+            user.replace_input_with(slot, held)
+        self._hand_over(out, held)
+
     def insert(
         self, op: str, inputs: Sequence[ir.Value], attrs: dict[str, Any], at: ir.Node, *, after: bool = False
     ) -> ir.Value:

@@ -56,8 +56,9 @@ def verify_cut(
     feeds: Sequence[dict[str, Array]] = (),
     samples: int = 1,
     seed: int = 0,
+    lossless: bool = False,
 ) -> Verdict:
-    """Run the pruned model against the masked original.
+    """Run the pruned model against the masked original, or against the original itself.
 
     Args:
         cut: The removal.
@@ -65,6 +66,7 @@ def verify_cut(
         feeds: Inputs given by the user, used beside random ones.
         samples: Random inputs per probed size.
         seed: Seed of the random inputs.
+        lossless: Whether the original itself is the reference.
 
     Returns:
         The verdict; it never raises for a wrong model.
@@ -75,7 +77,7 @@ def verify_cut(
     for count, settings in ((samples, False), (samples, True), (_MANY * samples, False)):
         inputs = [*feeds, *random_feeds(cut.deps.source, count, seed, settings=settings)]
         # A network cut down to dead units is constant whatever goes in; it is still compared, on many inputs.
-        verdict = _compare(cut, pruned, inputs, seed, varied=count == samples)
+        verdict = _compare(cut, pruned, inputs, seed, varied=count == samples, lossless=lossless)
         if verdict.samples:
             break  # else the outputs say nothing on these inputs
     twin = randomised(cut, seed) if verdict.passed else None
@@ -83,10 +85,17 @@ def verify_cut(
 
 
 def _compare(
-    cut: Cut, pruned: ir.Model, inputs: Sequence[dict[str, Array]], seed: int, *, varied: bool = False
+    cut: Cut,
+    pruned: ir.Model,
+    inputs: Sequence[dict[str, Array]],
+    seed: int,
+    *,
+    varied: bool = False,
+    lossless: bool = False,
 ) -> Verdict:
     """Run both models on all inputs, value by value; no verdict when every value is silent."""
-    graph, masked = cut.deps.source, masked_reference(cut)
+    graph = cut.deps.source
+    masked = graph.source.clone() if lossless else masked_reference(cut)
     hidden = inner_values(graph)
     inner = present([masked, pruned], sorted(set(hidden.values()) - set(graph.outputs)))
     names = [*graph.outputs, *inner]
@@ -112,9 +121,8 @@ def _compare(
     passed = bool((errors <= allowed).all())
     relation = "equals" if passed else "differs from"
     error, tolerance = float(errors[worst]), float(allowed[worst])
-    text = (
-        f"{relation} the masked original: relative error {error:.2g} (allowed {tolerance:.2g}) on {len(inputs)} inputs"
-    )
+    against = "the original" if lossless else "the masked original"
+    text = f"{relation} {against}: relative error {error:.2g} (allowed {tolerance:.2g}) on {len(inputs)} inputs"
     return Verdict(passed, error, tolerance, len(inputs), text)
 
 
