@@ -2,64 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 
-from graphprune.algebra.axis import Ids
 from graphprune.budget.planner import Planner
 from graphprune.budget.targets import Amount
-from graphprune.cost.model import CostModel, Costs
-from graphprune.coupling.cut import Cut
 from graphprune.coupling.groups import DependencyGraph
 from graphprune.coupling.groups import analyze as _analyze
-from graphprune.errors import InfeasibleError, NothingToPruneError, VerificationError
-from graphprune.folding.analysis import Folding
 from graphprune.graph.checks import refuse_nan
 from graphprune.graph.model import Array, Graph
 from graphprune.graph.onnx import Source, load
-from graphprune.graph.sizes import file_bytes
 from graphprune.importance.base import Criterion
-from graphprune.plan import Plan, is_lossless, planned_units
+from graphprune.plan import Plan, is_lossless
 from graphprune.rewrite.files import check_output, save, stamp
 from graphprune.rewrite.onnx import rewrite
-from graphprune.verify.bisect import culprits
+from graphprune.search import Progress, Result, planned_cut, replay, search
 from graphprune.verify.compare import Verdict, verify_cut
 
 __all__ = ["Result", "analyze", "apply", "load", "plan", "prune", "save", "verify"]
-
-Progress = Callable[[str], None]
-_ROUNDS = 5
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a prune gave.
-
-    Attributes:
-        model: The pruned ``onnx_ir.Model``.
-        plan: What was removed.
-        deps: The dependency graph of the original.
-        before: Costs of the original.
-        after: Costs of the pruned model.
-        verdict: The proof, None when verification was switched off.
-        frozen: Groups that were given up because they did not verify.
-        folded: Constants of removed channels that the layers reading them took over.
-    """
-
-    model: ir.Model
-    plan: Plan
-    deps: DependencyGraph
-    before: Costs
-    after: Costs
-    verdict: Verdict | None
-    frozen: tuple[str, ...] = ()
-    folded: int = 0
 
 
 def _graph(source: Source | Graph, input_shapes: Mapping[str, tuple[int, ...]] | None = None) -> Graph:
@@ -145,7 +108,7 @@ def apply(source: Source | Graph, plan: Plan | str | Path) -> ir.Model:
     """
     deps = analyze(source)
     ready = plan if isinstance(plan, Plan) else Plan.read(plan)
-    model = rewrite(_cut(deps, ready))
+    model = rewrite(planned_cut(deps, ready))
     stamp(model, ready, verified=False)
     return model
 
@@ -175,12 +138,9 @@ def verify(
     deps = analyze(source)
     ready = plan if isinstance(plan, Plan) else Plan.read(plan)
     model = _graph(pruned).source
-    return verify_cut(_cut(deps, ready), model, feeds=feeds, samples=samples, seed=seed, lossless=is_lossless(ready))
-
-
-def _cut(deps: DependencyGraph, ready: Plan) -> Cut:
-    """What a plan removes, with the constants that can be folded."""
-    return Folding(deps).folded(deps.cut(planned_units(deps, ready)))
+    return verify_cut(
+        planned_cut(deps, ready), model, feeds=feeds, samples=samples, seed=seed, lossless=is_lossless(ready)
+    )
 
 
 def prune(
@@ -224,94 +184,10 @@ def prune(
     refuse_nan(graph)
     progress("analyze")
     deps = analyze(graph)
-    result = _replay(deps, from_plan, check, feeds, samples, progress) if from_plan else None
+    result = replay(deps, from_plan, check, feeds, samples, progress) if from_plan else None
     if result is None:
-        result = _search(deps, options, check, feeds, samples, progress)
+        result = search(deps, options, check, feeds, samples, progress)
     if output is not None:
         progress("write")
         save(result.model, output, like=graph.source)
     return result
-
-
-def _replay(
-    deps: DependencyGraph,
-    ready: Plan,
-    check: bool,  # noqa: FBT001 - internal
-    feeds: Sequence[dict[str, Array]],
-    samples: int,
-    progress: Progress,
-) -> Result:
-    cut = _cut(deps, ready)
-    progress("rewrite")
-    model = rewrite(cut)
-    stamp(model, ready, verified=check)
-    cost = CostModel(deps)
-    before, after = cost.costs(np.zeros_like(cut.removed)), cost.costs(cut.removed)
-    progress("verify")
-    against = is_lossless(ready)
-    verdict = verify_cut(cut, model, feeds=feeds, samples=samples, lossless=against) if check else None
-    if verdict is not None and not verdict.passed:
-        raise VerificationError(f"{deps.source.name}: the pruned model {verdict.text}; nothing was written")
-    return Result(model, ready, deps, before, after, verdict, folded=cut.folded)
-
-
-def _search(
-    deps: DependencyGraph,
-    options: Mapping[str, Any],
-    check: bool,  # noqa: FBT001 - internal
-    feeds: Sequence[dict[str, Array]],
-    samples: int,
-    progress: Progress,
-) -> Result:
-    """Plan, rewrite, verify; give up culprits and plan again."""
-    planner = Planner.from_options(deps, options)
-    frozen: list[str] = []
-    verdict: Verdict | None = None
-    for _ in range(_ROUNDS):
-        progress("plan")
-        try:
-            units = planner.units()
-        except (InfeasibleError, NothingToPruneError) as error:
-            if verdict is None:
-                raise
-            failed = f"{verdict.text}; without {', '.join(frozen)}: {error}"
-            raise VerificationError(f"{deps.source.name}: the pruned model {failed}; nothing was written") from None
-        ready, cut, model = _rewritten(planner, units, progress, check=check)
-        after = planner.cost.costs(cut.removed)
-        if not check:
-            return Result(model, ready, deps, planner.dense, after, None, folded=cut.folded)
-        progress("verify")
-
-        def passes(part: Cut, model: ir.Model | None = None) -> Verdict:
-            part = part if model is not None else planner.folding.folded(part)
-            made = model if model is not None else rewrite(part)
-            return verify_cut(part, made, feeds=feeds, samples=samples, lossless=planner.lossless)
-
-        verdict = passes(cut, model)
-        if verdict.passed:
-            return Result(model, ready, deps, planner.dense, after, verdict, tuple(frozen), cut.folded)
-        progress("bisect")
-        bad = culprits(deps, cut, lambda c: passes(c).passed)
-        if not bad or len(bad) == len(ready.groups):
-            break  # not the fault of single groups
-        planner.give_up(bad)
-        frozen.extend(group.name for group in bad)
-    text = verdict.text if verdict is not None else ""
-    raise VerificationError(
-        f"{deps.source.name}: the pruned model {text}; given up: {', '.join(frozen) or 'no single group is to blame'};"
-        " nothing was written"
-    )
-
-
-def _rewritten(planner: Planner, units: Ids, progress: Progress, *, check: bool) -> tuple[Plan, Cut, ir.Model]:
-    """Plan and model for a choice of units; chosen again where the written file misses a size target."""
-    progress("rewrite")
-    for _ in range(_ROUNDS):
-        cut = planner.folding.folded(planner.deps.cut(units))
-        model = rewrite(cut)
-        ready = planner.write(units)
-        stamp(model, ready, verified=check)
-        if not planner.tighten(partial(file_bytes, model)):
-            break
-        units = planner.units()
-    return ready, cut, model

@@ -30,6 +30,7 @@ FLOW = [
     "recover",
     "report",
     "integrations",
+    "search",
     "api",
     "recipe",
     "commands",

@@ -14,6 +14,7 @@ from graphprune.budget.selection import allowed_units
 from graphprune.budget.solver import solve
 from graphprune.budget.targets import Constraints, Targets
 from graphprune.cost.model import CostModel
+from graphprune.coupling.cut import Cut
 from graphprune.coupling.groups import DependencyGraph, Group
 from graphprune.errors import InputError, NothingToPruneError
 from graphprune.folding.analysis import Folding
@@ -74,6 +75,12 @@ class Planner:
         if unknown:
             raise InputError(f"unknown option {', '.join(sorted(unknown))}")
         return cls(deps, targets, Constraints(**rest), criterion, seed, lossless=lossless)
+
+    def part(self, cut: Cut) -> Cut:
+        """A part of a cut as it would be made on its own: what only was dead beside the rest stays."""
+        if self.lossless:
+            cut = self.deps.cut(np.flatnonzero(self.folding.settle(cut.removed)).astype(np.int32))
+        return self.folding.folded(cut)
 
     def give_up(self, groups: Sequence[Group]) -> None:
         """Never remove anything of these groups again."""
