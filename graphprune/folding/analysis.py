@@ -27,6 +27,12 @@ class Folding:
         self.known = Known(deps.source)
         self.bounds = propagate(deps.source, self.known)
         self.sums = Sums(deps, self.known)
+        self._summed = np.zeros(deps.state.store.count, bool)
+        for place in self.sums.all:
+            axis = self._axis(place.tensor, place.axis)
+            if axis is not None and axis.units is not None:
+                self._summed[axis.units.ravel()] = True
+        self._summed[0] = False
 
     def settle(self, removed: Mask) -> Mask:
         """The part of a removal that changes no output: bool per unit id.
@@ -35,7 +41,7 @@ class Folding:
         stays may read: a position is lost without a trace where it is zero, where all that reads it is lost as
         well, or where it is a constant that the reader can take over.
         """
-        removed = removed.copy()
+        removed = removed & self._summed  # of what nothing sums, nothing is proved
         for tensor, axis in self.sums.restricted:
             _restore(self._axis(tensor, axis), slice(None), removed)
         while True:
