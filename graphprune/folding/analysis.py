@@ -58,9 +58,10 @@ class Folding:
             return
         ruling = self.sums.judge(place, gone, self.bounds, lambda name, a: self._stays(name, a, removed))
         lost = gone & ~ruling.fold.free
-        for positions in ruling.wanting.values():
+        for number, positions in enumerate(ruling.wanting.values()):
             lost[positions] = False
-            _restore(axis, positions[:1], removed)  # the carrier; the next round sees it
+            if not number:  # a carrier; the next round sees it, it may do for other groups as well
+                _restore(axis, positions[:1], removed)
         _restore(axis, np.flatnonzero(lost), removed)
 
     def _axis(self, tensor: str, axis: int) -> Axis | None:
