@@ -14,6 +14,7 @@ import argparse
 import re
 import tempfile
 import time
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -50,10 +51,9 @@ INPUTS = 4
 def mobilenet(folder: Path, *, folded: bool) -> Path:
     """Torchvision's MobileNetV2 with its published weights, exported with or without its batch norms folded."""
     import torch
-    from torchvision import models
 
-    import benchmarks.zoo.entries  # noqa: F401 - lets torchvision load beside a CPU-only torch
-
+    import_module("benchmarks.zoo.entries")  # lets torchvision load beside a CPU-only torch
+    models = import_module("torchvision.models")
     net = models.mobilenet_v2()
     net.load_state_dict(torch.load(fetch("mobilenet_v2"), weights_only=True))
     path = folder / f"mobilenet_v2-{folded}.onnx"

@@ -14,6 +14,7 @@ import numpy as np
 from graphprune.graph.model import Array, Graph, Node
 
 _CONVS = ("Conv", "com.microsoft.FusedConv")
+_GLANCE = 4
 _RECURRENT = ("LSTM", "GRU", "RNN")
 
 
@@ -47,6 +48,22 @@ class Linear:
     out_axis: int
     canonical: Callable[[Array], Array]
     restored: Callable[[Array], Array]
+
+
+def reached(block: Array, inputs: Array) -> Array:
+    """Whether any of some inputs has a weight other than zero into each output, bool of shape (outputs,).
+
+    A glance at the first inputs settles nearly all outputs of a living layer.
+
+    Args:
+        block: Weights of one group, shape (inputs, outputs, taps).
+        inputs: Positions of the inputs.
+    """
+    found: Array = (block[inputs[:_GLANCE]] != 0).any(axis=(0, 2))
+    open_outputs = np.flatnonzero(~found)
+    if len(open_outputs) and len(inputs) > _GLANCE:
+        found[open_outputs] = (block[np.ix_(inputs[_GLANCE:], open_outputs)] != 0).any(axis=(0, 2))
+    return found
 
 
 def linear(graph: Graph, node: Node, slot: int) -> Linear | None:

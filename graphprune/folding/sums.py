@@ -12,7 +12,7 @@ from graphprune.coupling.groups import DependencyGraph
 from graphprune.folding.bounds import FLOATS, per_position
 from graphprune.folding.interval import Flags, Interval, Unbounded, exact
 from graphprune.folding.known import Known
-from graphprune.folding.linear import Linear, linear
+from graphprune.folding.linear import Linear, linear, reached
 from graphprune.graph.model import Array, Node
 
 _WEAK = 0.01  # a carrier's constant is at least this share of the largest that it takes over
@@ -136,9 +136,8 @@ class Sums:
         asked = asked.reshape(groups, inputs)
         reach = np.ones((groups, inputs), bool)
         for g in np.flatnonzero(asked.any(axis=1)):
-            seen = weight[g][asked[g]]
-            seen = seen if into[g].all() else seen[:, into[g]]
-            reach[g, asked[g]] = (seen != 0).any(axis=(1, 2))
+            into_kept = reached(weight[g].swapaxes(0, 1), np.flatnonzero(into[g]))
+            reach[g, asked[g]] = into_kept[asked[g]]
         return reach.ravel()
 
     def _has_place(self, found: Linear) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from graphprune.folding.interval import Interval, Reals, Unbounded, rounded
-from graphprune.folding.linear import linear
+from graphprune.folding.linear import linear, reached
 from graphprune.folding.step import Outcome, Step, bounds
 from graphprune.graph.model import Array
 
@@ -48,7 +48,7 @@ def _sums(weight: Array, x: Interval, groups: int) -> tuple[Reals, Reals]:
     total, spread = np.zeros((groups, outputs)), np.full((groups, outputs), np.inf)
     closed = np.ones((groups, outputs), bool)
     for g in np.flatnonzero(open_inputs.any(axis=1)):
-        closed[g] = ~(weight[g, open_inputs[g]] != 0).any(axis=(0, 2))
+        closed[g] = ~reached(weight[g], np.flatnonzero(open_inputs[g]))
     for g in np.flatnonzero(closed.any(axis=1)):
         rows = np.asarray(weight[g][:, closed[g]], np.float64)
         total[g, closed[g]] = np.einsum("iok,i->o", rows, middle[g])
