@@ -133,7 +133,7 @@ class Operators:
     def __init__(self, nodes: Iterable[tuple[str, ir.Node]], opsets: Mapping[str, int]) -> None:
         self._nodes = dict(nodes)
         self._opsets = dict(opsets)
-        self._runners: dict[str, ReferenceEvaluator] = {}
+        self._runners: dict[bytes, ReferenceEvaluator] = {}
 
     def runs(self, name: str) -> bool:
         """Whether a node is a standard operator without subgraphs whose outputs follow from its inputs."""
@@ -146,11 +146,13 @@ class Operators:
         """Outputs of a node, None where the reference has no answer."""
         node = self._nodes[name]
         try:
-            if name not in self._runners:
-                self._runners[name] = ReferenceEvaluator(self._model(node, inputs))
+            model = self._model(node, inputs)
+            key = model.SerializeToString(deterministic=True)
+            if key not in self._runners:
+                self._runners[key] = ReferenceEvaluator(model)
             with np.errstate(all="ignore"):
                 feed = {f"i{k}": v for k, v in enumerate(inputs) if v is not None}
-                results = self._runners[name].run(None, feed)
+                results = self._runners[key].run(None, feed)
         except Exception:
             return None
         return [np.asarray(r) for r in results]
