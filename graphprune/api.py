@@ -2,61 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 
-from graphprune.algebra.axis import Ids
 from graphprune.budget.planner import Planner
-from graphprune.budget.targets import Amount, Constraints, Targets
-from graphprune.cost.model import CostModel, Costs
-from graphprune.coupling.cut import Cut
+from graphprune.budget.targets import Amount
 from graphprune.coupling.groups import DependencyGraph
 from graphprune.coupling.groups import analyze as _analyze
-from graphprune.errors import InfeasibleError, NothingToPruneError, VerificationError
 from graphprune.graph.checks import refuse_nan
 from graphprune.graph.model import Array, Graph
 from graphprune.graph.onnx import Source, load
-from graphprune.graph.sizes import file_bytes
 from graphprune.importance.base import Criterion
-from graphprune.plan import Plan, planned_cut
+from graphprune.plan import Plan, is_lossless
 from graphprune.rewrite.files import check_output, save, stamp
 from graphprune.rewrite.onnx import rewrite
-from graphprune.verify.bisect import culprits
+from graphprune.search import Progress, Result, folded_cut, replay, search
 from graphprune.verify.compare import Verdict, verify_cut
 
 __all__ = ["Result", "analyze", "apply", "load", "plan", "prune", "save", "verify"]
-
-Progress = Callable[[str], None]
-_ROUNDS = 5
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a prune gave.
-
-    Attributes:
-        model: The pruned ``onnx_ir.Model``.
-        plan: What was removed.
-        deps: The dependency graph of the original.
-        before: Costs of the original.
-        after: Costs of the pruned model.
-        verdict: The proof, None when verification was switched off.
-        frozen: Groups that were given up because they did not verify.
-    """
-
-    model: ir.Model
-    plan: Plan
-    deps: DependencyGraph
-    before: Costs
-    after: Costs
-    verdict: Verdict | None
-    frozen: tuple[str, ...] = ()
 
 
 def _graph(source: Source | Graph, input_shapes: Mapping[str, tuple[int, ...]] | None = None) -> Graph:
@@ -88,9 +54,10 @@ def plan(
     ratio: Amount | None = None,
     criterion: str | Criterion = "l2",
     seed: int = 0,
-    align: int = 8,
+    lossless: bool = False,
+    align: int | None = None,
     min_channels: int = 1,
-    max_ratio: float = 0.9,
+    max_ratio: float | None = None,
     ignore: Sequence[str] = (),
     only: Sequence[str] = (),
     allow_io: Sequence[str] = (),
@@ -106,9 +73,10 @@ def plan(
         ratio: Share of channels that every group loses, 0.3 or "30%".
         criterion: "l2", "l1", "random", or a function (deps, seed) → scores per unit.
         seed: Seed of criteria that draw.
-        align: Kept widths are multiples of this where a group is wide enough.
+        lossless: Remove the dead channels, all of them and nothing else, instead of meeting a target.
+        align: Kept widths are multiples of this where a group is wide enough; 8, or 1 when lossless.
         min_channels: Units every group keeps at least.
-        max_ratio: Largest share of units a group may lose.
+        max_ratio: Largest share of units a group may lose; 0.9, or 1 when lossless.
         ignore: Patterns of nodes, weights and module paths that stay whole.
         only: Patterns outside which everything stays whole.
         allow_io: Patterns of graph inputs and outputs that may shrink; a dependency graph was made with its own.
@@ -122,9 +90,21 @@ def plan(
     """
     deps = analyze(source, allow_io=allow_io)
     refuse_nan(deps.source)
-    targets = Targets(macs, params, size, ratio)
-    constraints = Constraints(align, min_channels, max_ratio, tuple(ignore), tuple(only), shared_offsets)
-    return Planner(deps, targets, constraints, criterion, seed).plan()
+    options: dict[str, Any] = {
+        "macs": macs,
+        "params": params,
+        "size": size,
+        "ratio": ratio,
+        "criterion": criterion,
+        "seed": seed,
+        "lossless": lossless,
+        "min_channels": min_channels,
+        "ignore": tuple(ignore),
+        "only": tuple(only),
+        "shared_offsets": shared_offsets,
+    }
+    options |= {k: v for k, v in {"align": align, "max_ratio": max_ratio}.items() if v is not None}
+    return Planner.from_options(deps, options).plan()
 
 
 def apply(source: Source | Graph, plan: Plan | str | Path) -> ir.Model:
@@ -135,7 +115,7 @@ def apply(source: Source | Graph, plan: Plan | str | Path) -> ir.Model:
     """
     ready = plan if isinstance(plan, Plan) else Plan.read(plan)
     deps = analyze(source, allow_io=ready.allow_io)
-    model = rewrite(planned_cut(deps, ready))
+    model = rewrite(folded_cut(deps, ready))
     stamp(model, ready, verified=False)
     return model
 
@@ -149,7 +129,7 @@ def verify(
     samples: int = 1,
     seed: int = 0,
 ) -> Verdict:
-    """Compare a pruned model with the masked original.
+    """Compare a pruned model with the masked original, after a lossless plan with the original itself.
 
     Args:
         source: The original model.
@@ -165,7 +145,8 @@ def verify(
     ready = plan if isinstance(plan, Plan) else Plan.read(plan)
     deps = analyze(source, allow_io=ready.allow_io)
     model = _graph(pruned).source
-    return verify_cut(planned_cut(deps, ready), model, feeds=feeds, samples=samples, seed=seed)
+    cut = folded_cut(deps, ready)
+    return verify_cut(cut, model, feeds=feeds, samples=samples, seed=seed, lossless=is_lossless(ready))
 
 
 def prune(
@@ -211,88 +192,10 @@ def prune(
     refuse_nan(graph)
     progress("analyze")
     deps = analyze(graph, allow_io=from_plan.allow_io if from_plan else allow_io)
-    result = _replay(deps, from_plan, check, feeds, samples, progress) if from_plan else None
+    result = replay(deps, from_plan, check, feeds, samples, progress) if from_plan else None
     if result is None:
-        result = _search(deps, options, check, feeds, samples, progress)
+        result = search(deps, options, check, feeds, samples, progress)
     if output is not None:
         progress("write")
         save(result.model, output, like=graph.source)
     return result
-
-
-def _replay(
-    deps: DependencyGraph,
-    ready: Plan,
-    check: bool,  # noqa: FBT001 - internal
-    feeds: Sequence[dict[str, Array]],
-    samples: int,
-    progress: Progress,
-) -> Result:
-    cut = planned_cut(deps, ready)
-    progress("rewrite")
-    model = rewrite(cut)
-    stamp(model, ready, verified=check)
-    cost = CostModel(deps)
-    before, after = cost.costs(np.zeros_like(cut.removed)), cost.costs(cut.removed)
-    progress("verify")
-    verdict = verify_cut(cut, model, feeds=feeds, samples=samples) if check else None
-    if verdict is not None and not verdict.passed:
-        raise VerificationError(f"{deps.source.name}: the pruned model {verdict.text}; nothing was written")
-    return Result(model, ready, cut.deps, before, after, verdict)
-
-
-def _search(
-    deps: DependencyGraph,
-    options: Mapping[str, Any],
-    check: bool,  # noqa: FBT001 - internal
-    feeds: Sequence[dict[str, Array]],
-    samples: int,
-    progress: Progress,
-) -> Result:
-    """Plan, rewrite, verify; give up culprits and plan again."""
-    planner = Planner.from_options(deps, options)
-    deps = planner.deps
-    frozen: list[str] = []
-    verdict: Verdict | None = None
-    for _ in range(_ROUNDS):
-        progress("plan")
-        try:
-            units = planner.units()
-        except (InfeasibleError, NothingToPruneError) as error:
-            if verdict is None:
-                raise
-            failed = f"{verdict.text}; without {', '.join(frozen)}: {error}"
-            raise VerificationError(f"{deps.source.name}: the pruned model {failed}; nothing was written") from None
-        ready, cut, model = _rewritten(planner, units, progress, check=check)
-        after = planner.cost.costs(cut.removed)
-        if not check:
-            return Result(model, ready, deps, planner.dense, after, None)
-        progress("verify")
-        verdict = verify_cut(cut, model, feeds=feeds, samples=samples)
-        if verdict.passed:
-            return Result(model, ready, deps, planner.dense, after, verdict, tuple(frozen))
-        progress("bisect")
-        bad = culprits(deps, cut, lambda c: verify_cut(c, rewrite(c), feeds=feeds, samples=samples).passed)
-        if not bad or len(bad) == len(ready.groups):
-            break  # not the fault of single groups
-        planner.give_up(bad)
-        frozen.extend(group.name for group in bad)
-    text = verdict.text if verdict is not None else ""
-    raise VerificationError(
-        f"{deps.source.name}: the pruned model {text}; given up: {', '.join(frozen) or 'no single group is to blame'};"
-        " nothing was written"
-    )
-
-
-def _rewritten(planner: Planner, units: Ids, progress: Progress, *, check: bool) -> tuple[Plan, Cut, ir.Model]:
-    """Plan and model for a choice of units; chosen again where the written file misses a size target."""
-    progress("rewrite")
-    for _ in range(_ROUNDS):
-        cut = planner.deps.cut(units)
-        model = rewrite(cut)
-        ready = planner.write(units)
-        stamp(model, ready, verified=check)
-        if not planner.tighten(partial(file_bytes, model)):
-            break
-        units = planner.units()
-    return ready, cut, model

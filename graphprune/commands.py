@@ -164,6 +164,7 @@ def _written(verb: str, model: Path, output: Path, result: api.Result, folder: P
         before=cost(result.before, disk_bytes(model, original)),
         after=cost(result.after, size),
         check=checked(result.verdict),
+        folded=result.folded,
         given_up=result.frozen,
         groups=group_cuts(result.deps, result.plan),
         blocked=blocked_axes(result.deps),

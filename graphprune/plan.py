@@ -115,6 +115,11 @@ class Plan(BaseModel):
             raise InputError(f"{path}: not a graphprune plan of version {VERSION} ({where}: {first['msg']})") from None
 
 
+def is_lossless(plan: Plan) -> bool:
+    """Whether a plan promises to change nothing."""
+    return bool(plan.recipe.get("lossless", False))
+
+
 def make_plan(
     deps: DependencyGraph,
     units: Ids,

@@ -28,6 +28,7 @@ class Recipe:
         params: Limit on parameters: 50% or 5M.
         size: Limit on the size of the file: 50% or 20MB.
         ratio: Share of channels that every group loses: 0.3 or 30%.
+        lossless: Remove the dead channels and nothing else: the result equals the original. Takes no target.
         align: Kept widths are multiples of this where a group is wide enough: a number, or auto (8). 1 frees them.
         min_channels: Channels that every group keeps at least (1).
         max_ratio: Largest share of its channels that a group may lose (0.9).
@@ -50,6 +51,7 @@ class Recipe:
     params: str | None = None
     size: str | None = None
     ratio: str | None = None
+    lossless: bool | None = None
     align: str | None = None
     min_channels: int | None = None
     max_ratio: float | None = None
@@ -79,7 +81,17 @@ class Recipe:
             out["align"] = _align(self.align)
         if self.seed is not None and self.seed < 0:
             raise InputError(f"--seed {self.seed}: must be 0 or more")
-        for key in ("min_channels", "max_ratio", "ignore", "only", "allow_io", "shared_offsets", "criterion", "seed"):
+        for key in (
+            "lossless",
+            "min_channels",
+            "max_ratio",
+            "ignore",
+            "only",
+            "allow_io",
+            "shared_offsets",
+            "criterion",
+            "seed",
+        ):
             if getattr(self, key) is not None:
                 out[key] = getattr(self, key)
         return out
@@ -245,5 +257,6 @@ _CONVERT: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "seed": ("a whole number", _whole),
     "input_shape": ("a shape or a list of them", _texts),
     "data": ("a path", _text),
+    "lossless": ("true or false", _switch),
     "no_verify": ("true or false", _switch),
 }

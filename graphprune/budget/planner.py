@@ -9,13 +9,16 @@ from typing import Any
 import numpy as np
 
 from graphprune.algebra.axis import Ids
+from graphprune.budget.lossless import dead_units, lossless_units
 from graphprune.budget.selection import allowed_units
 from graphprune.budget.solver import solve
 from graphprune.budget.targets import Constraints, Targets
 from graphprune.cost.model import CostModel
+from graphprune.coupling.cut import Cut, Mask
 from graphprune.coupling.fibres import fibred
 from graphprune.coupling.groups import DependencyGraph, Group
 from graphprune.errors import InputError, NothingToPruneError
+from graphprune.folding.analysis import Folding
 from graphprune.importance.base import Criterion, score
 from graphprune.importance.fibres import ranked
 from graphprune.plan import Plan, make_plan
@@ -31,24 +34,35 @@ class Planner:
         constraints: Constraints,
         criterion: str | Criterion,
         seed: int,
+        *,
+        lossless: bool = False,
     ) -> None:
         self.deps = deps
+        self.lossless = lossless
         self.cost = CostModel(deps)
         self.dense = self.cost.costs(np.zeros(deps.state.store.count, bool))
         self.constraints = constraints
         self.allowed = allowed_units(deps, constraints.ignore, constraints.only)
         if not deps.groups:
             raise NothingToPruneError(_why_nothing(deps))
-        self.limits = targets.limits(self.dense, deps.source.file_bytes)
+        given = {k: v for k, v in asdict(targets).items() if v is not None}
+        if lossless:
+            _check_lossless(deps, given)
+        self.limits = {} if lossless else targets.limits(self.dense, deps.source.file_bytes)
         self.size_limit = targets.size_limit(deps.source.file_bytes)
         self.ratio = targets.removed_share()
         if not any(self.allowed[g.units].any() for g in deps.groups):
             raise NothingToPruneError(_why_nothing(deps))
-        self.deps = fibred(deps, ()) if constraints.shared_offsets else ranked(deps, criterion, seed)
-        self.scores = score(self.deps, criterion, seed)
+        shared = fibred(deps, ())
+        self.folding = Folding(shared)
+        self.deps = shared if lossless or constraints.shared_offsets else ranked(deps, criterion, seed)
+        self.scores = np.zeros(0)
+        if not lossless:
+            self.scores = score(self.deps, criterion, seed)
+            self.scores[self._dead()] = 0.0  # they cost nothing, whatever ranks them
         name = criterion if isinstance(criterion, str) else getattr(criterion, "__name__", "custom")
-        given = {k: v for k, v in asdict(targets).items() if v is not None}
-        self.recipe = {**given, "criterion": name, "seed": seed, **asdict(constraints)}
+        asked = {"lossless": True} if lossless else {**given, "criterion": name, "seed": seed}
+        self.recipe = {**asked, **asdict(constraints)}
         if deps.allow_io:
             self.recipe["allow_io"] = deps.allow_io
 
@@ -62,10 +76,26 @@ class Planner:
         rest: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
         targets = Targets(**{f.name: rest.pop(f.name, None) for f in fields(Targets)})
         criterion, seed = rest.pop("criterion", "l2"), rest.pop("seed", 0)
+        lossless = bool(rest.pop("lossless", False))
+        if lossless:  # nothing speaks against the last dead channel
+            rest = {"align": 1, "max_ratio": 1.0, **rest}
         unknown = set(rest) - {f.name for f in fields(Constraints)}
         if unknown:
             raise InputError(f"unknown option {', '.join(sorted(unknown))}")
-        return cls(deps, targets, Constraints(**rest), criterion, seed)
+        return cls(deps, targets, Constraints(**rest), criterion, seed, lossless=lossless)
+
+    def part(self, cut: Cut) -> Cut:
+        """A part of a cut as it would be made on its own: what only was dead beside the rest stays."""
+        if self.lossless:
+            cut = self.deps.cut(np.flatnonzero(self.folding.settle(cut.removed)).astype(np.int32))
+        return self.folding.folded(cut)
+
+    def _dead(self) -> Mask:
+        """Dead units; a unit that stands for another offset in every block is not judged."""
+        allowed = self.allowed.copy()
+        for chosen in self.deps.chosen:
+            allowed[chosen.factor.units] = False
+        return dead_units(self.folding.deps, self.folding, allowed)
 
     def give_up(self, groups: Sequence[Group]) -> None:
         """Never remove anything of these groups again."""
@@ -89,6 +119,8 @@ class Planner:
         Raises:
             NothingToPruneError: The widths allowed leave everything as it is.
         """
+        if self.lossless:
+            return lossless_units(self.deps, self.folding, self.cost, self.constraints, self.allowed)
         units = solve(
             self.deps,
             self.scores,
@@ -113,6 +145,13 @@ class Planner:
     def plan(self) -> Plan:
         """The first solution, before anything is verified."""
         return self.write(self.units())
+
+
+def _check_lossless(deps: DependencyGraph, given: Mapping[str, Any]) -> None:
+    if given:
+        raise InputError(f"--lossless removes exactly the dead channels; leave out --{', --'.join(given)}")
+    if deps.allow_io:
+        raise InputError("--lossless keeps every output as it is; leave out --allow-io")
 
 
 def _why_nothing(deps: DependencyGraph) -> str:

@@ -24,7 +24,7 @@ _NAMES = {"bytes": "bytes of weights"}
 
 
 @dataclass(frozen=True, slots=True)
-class _Choice:
+class Choice:
     """A group as the solver sees it.
 
     Attributes:
@@ -62,7 +62,7 @@ def solve(
     Raises:
         InfeasibleError: The limits cannot be met; the message names the best reachable.
     """
-    choices = [c for g in deps.groups if len((c := _choice(g, scores, constraints, allowed)).removable) > 1]
+    choices = [c for g in deps.groups if len((c := choice(g, scores, constraints, allowed)).removable) > 1]
     problem = _Problem(choices, cost, limits, deps.state.store.count)
     base = [0] * len(choices)
     if ratio is not None:
@@ -73,7 +73,8 @@ def solve(
     return problem.units(base)
 
 
-def _choice(group: Group, scores: NDArray[np.float64], constraints: Constraints, allowed: Mask) -> _Choice:
+def choice(group: Group, scores: NDArray[np.float64], constraints: Constraints, allowed: Mask) -> Choice:
+    """What the constraints let a group lose, of the units that are allowed."""
     units = group.units[allowed[group.units]]
     order = units[np.argsort(scores[units], kind="stable")]
     n = group.size
@@ -82,7 +83,7 @@ def _choice(group: Group, scores: NDArray[np.float64], constraints: Constraints,
     kept = np.arange(step, n, step)
     kept = kept[kept >= least]
     removable = np.concatenate([[0], np.sort(n - kept)])
-    return _Choice(order, scores[order], removable.astype(np.int64))
+    return Choice(order, scores[order], removable.astype(np.int64))
 
 
 def _step(group: Group, align: int) -> int:
@@ -101,7 +102,7 @@ def _nearest(removable: NDArray[np.int64], wanted: float) -> int:
 class _Problem:
     """Counts of removed units per group, and the costs they give."""
 
-    def __init__(self, choices: list[_Choice], cost: CostModel, limits: Mapping[str, int], count: int) -> None:
+    def __init__(self, choices: list[Choice], cost: CostModel, limits: Mapping[str, int], count: int) -> None:
         self.choices = choices
         self.cost = cost
         self.limits = limits

@@ -46,7 +46,7 @@ class Targets:
             InputError: A target cannot be read, is not below the original, or none is given.
         """
         if all(v is None for v in (self.macs, self.params, self.size, self.ratio)):
-            raise InputError("no target: give at least one of --macs, --params, --size, --ratio")
+            raise InputError("no target: give at least one of --macs, --params, --size, --ratio, or --lossless")
         written = file_bytes() if self.size is not None else dense.bytes
         overhead = max(written - dense.bytes, 0)
         out: dict[str, int] = {}

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from graphprune import rules
 from graphprune.coupling.box import Box
+from graphprune.coupling.fold import Fold
 from graphprune.graph.model import Node
 from graphprune.rules.edit import Change, Edit, Kept
 
@@ -26,10 +27,12 @@ class Cut:
     Attributes:
         deps: Where the labels come from.
         removed: bool per unit id: True where the unit is removed.
+        folds: Constants of removed positions that the layers reading them take over.
     """
 
     deps: DependencyGraph
     removed: Mask
+    folds: tuple[Fold, ...] = ()
     _memo: dict[int, Kept | None] = field(default_factory=dict, repr=False)
 
     def kept(self, tensor: str, axis: int) -> Kept | None:
@@ -70,6 +73,11 @@ class Cut:
         axes = {a: k for a in range(rank) if (k := self.kept(tensor, a)) is not None}
         ragged = {a: r for a in axes if (r := self.ragged(tensor, a)) is not None}
         return Box(axes, ragged)
+
+    @property
+    def folded(self) -> int:
+        """Number of constants that the layers reading them take over."""
+        return sum(fold.count for fold in self.folds)
 
     def ratio(self, tensor: str, axis: int) -> tuple[int, int]:
         """For a dynamic axis that is a product: new over old size of its static factors; (1, 1) otherwise."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
+from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
 MAX_KNOWN = 1 << 16
@@ -124,3 +125,48 @@ def _canonical(node: onnx.NodeProto, given: Sequence[bool]) -> onnx.NodeProto:
     proto.input.extend(f"i{k}" if g else "" for k, g in enumerate(given))
     proto.output.extend(f"o{k}" for k in range(len(node.output)))
     return proto
+
+
+class Operators:
+    """Runs single nodes of a model by the name they have in the neutral graph, on arrays of any size."""
+
+    def __init__(self, nodes: Iterable[tuple[str, ir.Node]], opsets: Mapping[str, int]) -> None:
+        self._nodes = dict(nodes)
+        self._opsets = dict(opsets)
+        self._runners: dict[bytes, ReferenceEvaluator] = {}
+
+    def runs(self, name: str) -> bool:
+        """Whether a node is a standard operator without subgraphs whose outputs follow from its inputs."""
+        node = self._nodes.get(name)
+        if node is None or node.domain not in ("", "ai.onnx") or node.op_type in _RANDOM:
+            return False
+        return not any(a.type in _GRAPHS for a in node.attributes.values())
+
+    def __call__(self, name: str, inputs: Sequence[Known | None]) -> list[Known] | None:
+        """Outputs of a node, None where the reference has no answer."""
+        node = self._nodes[name]
+        try:
+            model = self._model(node, inputs)
+            key = model.SerializeToString(deterministic=True)
+            if key not in self._runners:
+                self._runners[key] = ReferenceEvaluator(model)
+            with np.errstate(all="ignore"):
+                feed = {f"i{k}": v for k, v in enumerate(inputs) if v is not None}
+                results = self._runners[key].run(None, feed)
+        except Exception:
+            return None
+        return [np.asarray(r) for r in results]
+
+    def _model(self, node: ir.Node, inputs: Sequence[Known | None]) -> onnx.ModelProto:
+        """A model of one node; its inputs are typed, which operators defined as functions need."""
+        proto = _canonical(_light_proto(node), [v is not None for v in inputs])
+        given = [(f"i{k}", v.dtype) for k, v in enumerate(inputs) if v is not None]
+        typed = [helper.make_tensor_value_info(n, _element(t), None) for n, t in given]
+        outs = [helper.make_empty_tensor_value_info(o) for o in proto.output]
+        imports = [helper.make_opsetid(d, v) for d, v in self._opsets.items() if d in ("", "ai.onnx")]
+        return helper.make_model(helper.make_graph([proto], "node", typed, outs), opset_imports=imports)
+
+
+def _element(dtype: np.dtype[Any]) -> int:
+    """ONNX element type; doubles stand for floats of any precision."""
+    return int(onnx.TensorProto.FLOAT if dtype == np.float64 else helper.np_dtype_to_tensor_dtype(dtype))

@@ -30,6 +30,23 @@ def l1(deps: DependencyGraph, seed: int) -> Scores:  # noqa: ARG001
     return _summed(deps, power=1)
 
 
+def nearly_zero(deps: DependencyGraph, share: float) -> NDArray[np.bool_]:
+    """Units with a slice of a matrix, kernel or norm's scale below ``share`` of the largest slice along its axis."""
+    scales = {n.inputs[1] for n in deps.source.nodes if n.op.endswith("Normalization") and len(n.inputs) > 1}
+    out = np.zeros(deps.state.store.count, bool)
+    for name, sums in _axis_sums(deps, power=2):
+        if len(deps.source.weights[name].shape) < 2 and name not in scales:
+            continue
+        for axis, per_position in sums.items():
+            labels = deps.types[name][axis]
+            assert labels is not None
+            assert labels.units is not None
+            small = np.sqrt(per_position) < share * np.sqrt(per_position.max(initial=0.0))
+            out[labels.units[small].ravel()] = True
+    out[0] = False
+    return out
+
+
 def _summed(deps: DependencyGraph, *, power: int) -> Scores:
     total = np.zeros(deps.state.store.count)
     for name, sums in _axis_sums(deps, power):

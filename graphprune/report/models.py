@@ -165,6 +165,7 @@ class PruneReport(_Value):
         before: Costs of the original.
         after: Costs of the result.
         check: The verification, None for a plan.
+        folded: Constants of removed channels that the layers reading them took over.
         given_up: Groups left whole because their removal did not verify.
         groups: What the groups lost, largest savings first.
         blocked: What could not be cut, largest first.
@@ -179,6 +180,7 @@ class PruneReport(_Value):
     before: Cost
     after: Cost
     check: Check | None
+    folded: int = 0
     given_up: tuple[str, ...] = ()
     groups: tuple[GroupCut, ...]
     blocked: tuple[BlockedAxis, ...]

@@ -45,10 +45,15 @@ def _prune(report: PruneReport, rows: int | None = _ROWS) -> RenderableType:
     parts: list[RenderableType] = [_heading(f"{report.model} -> {report.output}"), _costs(report.before, report.after)]
     if report.check is not None:
         parts.append(_verdict(report.check))
+    if report.folded:
+        parts.append(Text(f"{report.folded:,} constants of removed channels folded into the layers that read them"))
     if report.given_up:
         parts.append(Text(f"left whole because their removal did not verify: {', '.join(report.given_up)}", "yellow"))
     parts += _interface(report.io, rows)
-    parts += _cuts(report.groups, report.before, rows)
+    lossless = bool(report.recipe.get("lossless"))
+    parts += _cuts(
+        report.groups, report.before, rows, "dead channels by group" if lossless else "groups that gave most"
+    )
     parts += _blocked(report.blocked, rows)
     return Group(*parts)
 
@@ -116,10 +121,10 @@ def _interface(cuts: Sequence[IoCut], rows: int | None) -> Iterator[RenderableTy
     yield from _more(len(cuts), rows)
 
 
-def _cuts(cuts: Sequence[GroupCut], before: Cost, rows: int | None) -> Iterator[RenderableType]:
+def _cuts(cuts: Sequence[GroupCut], before: Cost, rows: int | None, title: str) -> Iterator[RenderableType]:
     if not cuts:
         return
-    table = _table("groups that gave most", "group", "kind", "units", "MACs saved alone", "parameters saved alone")
+    table = _table(title, "group", "kind", "units", "MACs saved alone", "parameters saved alone")
     for cut in _some(cuts, rows):
         macs = f"{cut.macs / before.macs:.1%}" if before.macs else ""
         params = f"{cut.params / before.params:.1%}" if before.params else ""

@@ -11,7 +11,9 @@ import onnx_ir as ir
 from graphprune.coupling.box import Box
 from graphprune.coupling.cut import Cut
 from graphprune.graph.model import Array, Weight
-from graphprune.rewrite.surgeon import Surgeon, forget_shape, home
+from graphprune.rewrite.folds import apply_folds
+from graphprune.rewrite.surgeon import Surgeon
+from graphprune.rewrite.values import forget_shape, home
 
 _LAZY_BYTES = 1 << 20
 
@@ -35,6 +37,7 @@ class _Rewriter(Surgeon):
             change = self.cut.edit(node)
             if change is not None:
                 self.apply(node, change)
+        apply_folds(self)
         self._drop_dead()
         self._cut_shapes()
         return self.model

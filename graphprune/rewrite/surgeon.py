@@ -11,6 +11,7 @@ import onnx_ir as ir
 from graphprune.coupling.cut import Cut
 from graphprune.graph.model import Array, Node
 from graphprune.graph.scopes import all_values, source_nodes, tensor_shape
+from graphprune.rewrite.values import home, replace_output
 from graphprune.rules.edit import COMPUTED, Change
 
 _FREE_INITIALIZERS = 4  # before this IR version every initializer has to be a graph input as well
@@ -217,6 +218,26 @@ class Surgeon:
         old.name = self.free(f"{name}_cut")
         new.name, self.values[old.name], self.values[name] = name, old, new
 
+    def store(self, node: Node, slot: int, array: Array, name: str) -> None:
+        """Give a node a stored operand of its own; the one it had keeps its name if nothing else reads it."""
+        target = self.nodes[node.name]
+        old = target.inputs[slot] if slot < len(target.inputs) else None
+        if old is not None and self._only_use(old):
+            self._overwrite(old, array)
+            return
+        target.resize_inputs(max(slot + 1, len(target.inputs)))
+        target.replace_input_with(slot, self.constant(name, array))
+        self.touched.extend([] if old is None else [old])
+
+    def add_behind(self, node: Node, array: Array) -> None:
+        """Add a constant to the first output of a node, for everything that reads it."""
+        out = self.nodes[node.name].outputs[0]
+        users = list(out.uses())
+        held = self._after(out, "Add", out, self.constant(f"{out.name}_bias", array))
+        for user, slot in users:
+            user.replace_input_with(slot, held)
+        self.hand_over(out, held)
+
     def insert(
         self,
         op: str,
@@ -263,26 +284,6 @@ class Surgeon:
         if key not in self._made:
             self._made[key] = self.constant(name, array)
         return self._made[key]
-
-
-def home(node: ir.Node) -> ir.Graph:
-    """The graph that a node stands in."""
-    assert isinstance(node.graph, ir.Graph)
-    return node.graph
-
-
-def replace_output(old: ir.Value, new: ir.Value) -> None:
-    """Let a graph give out another value, if it gave out the old one."""
-    maker = old.producer()
-    if maker is not None and old.is_graph_output():
-        outputs = home(maker).outputs
-        outputs[:] = [new if value is old else value for value in outputs]
-
-
-def forget_shape(value: ir.Value) -> None:
-    """Drop the recorded sizes; what goes into or out of a body must keep its rank."""
-    edge = value.is_graph_input() or value.is_graph_output()
-    value.shape = ir.Shape([None] * len(value.shape)) if edge and value.shape is not None else None
 
 
 def _is_constant(node: ir.Node | None) -> bool:

@@ -93,6 +93,20 @@ def _slices(operands: list[Array | None], attrs: Mapping[str, Any], shape: tuple
     }
 
 
+def sliced_positions(
+    operands: list[Array | None], attrs: Mapping[str, Any], shape: tuple[int, ...]
+) -> dict[int, Array] | None:
+    """Positions that a Slice reads, by axis; None when its bounds are not fixed.
+
+    Args:
+        operands: Starts, ends, axes and steps, None where left out.
+        attrs: Attributes, which hold the bounds before opset 10.
+        shape: Sizes of the input.
+    """
+    cut = _slices(operands, attrs, shape)
+    return None if cut is None else {a: c.positions for a, c in cut.items()}
+
+
 def _bounds(start: int, end: int, step: int, n: int) -> tuple[int | None, int | None, int]:
     """Bounds as numpy takes them: an end before the first element of a backward slice is open."""
     if step < 0 and end < -n:

@@ -43,6 +43,16 @@ def reshaped(r: Relate, axes: Sequence[Axis], start: Value, end: Value) -> list[
     return out
 
 
+def matched_axes(start: Value, end: Value) -> list[tuple[list[int], list[int]]]:
+    """Minimal runs of input and output axes with equal products, left to right; axes of one position are left out."""
+    assert start.shape is not None
+    assert end.shape is not None
+    old = [(a, n, d) for a, (n, d) in enumerate(zip(start.shape, start.dynamic, strict=True)) if n != 1 or d]
+    new = [(a, n, d) for a, (n, d) in enumerate(zip(end.shape, end.dynamic, strict=True)) if n != 1 or d]
+    runs = _matched([(n, d) for _, n, d in old], [(n, d) for _, n, d in new])
+    return [([old[i][0] for i in left], [new[j][0] for j in right]) for left, right in runs]
+
+
 def _peel(r: Relate, left: list[tuple[Axis, bool]], right: list[tuple[int, int, bool]], out: list[Axis]) -> None:
     """Match a run with a dynamic size from its static right end; what remains becomes one product."""
     right = list(right)

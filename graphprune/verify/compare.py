@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from graphprune.coupling.cut import Cut
 from graphprune.errors import VerificationError
 from graphprune.graph.model import Array, Graph
-from graphprune.graph.sizes import weight_bytes
+from graphprune.graph.sizes import cloned, weight_bytes
 from graphprune.rewrite.onnx import rewrite
 from graphprune.verify.branches import walk_branches
 from graphprune.verify.exact import exact_scales, quantised
@@ -62,8 +62,9 @@ def verify_cut(
     feeds: Sequence[dict[str, Array]] = (),
     samples: int = 1,
     seed: int = 0,
+    lossless: bool = False,
 ) -> Verdict:
-    """Run the pruned model against the masked original.
+    """Run the pruned model against the masked original, or against the original itself.
 
     Args:
         cut: The removal.
@@ -71,6 +72,7 @@ def verify_cut(
         feeds: Inputs given by the user, used beside random ones.
         samples: Random inputs per probed size.
         seed: Seed of the random inputs.
+        lossless: Whether the original itself is the reference.
 
     Returns:
         The verdict; it never raises for a wrong model.
@@ -81,11 +83,11 @@ def verify_cut(
     for count, settings in ((samples, False), (samples, True), (_MANY * samples, False)):
         inputs = [*feeds, *random_feeds(cut.deps.source, count, seed, settings=settings)]
         # A network cut down to dead units is constant whatever goes in; it is still compared, on many inputs.
-        verdict = _compare(cut, pruned, inputs, seed, varied=count == samples)
+        verdict = _compare(cut, pruned, inputs, seed, varied=count == samples, lossless=lossless)
         if verdict.samples:
             break  # else the outputs say nothing on these inputs
     if not verdict.passed and verdict.error <= _STEPS and quantised(cut.deps.source):
-        again = _compare(cut, pruned, inputs, seed, varied=True, exact=True)
+        again = _compare(cut, pruned, inputs, seed, varied=True, exact=True, lossless=lossless)
         verdict = replace(again, text=f"{again.text}, with scales made powers of two") if again.passed else verdict
     twin = randomised(cut, seed) if verdict.passed else None
     if twin is None:
@@ -113,12 +115,14 @@ def _compare(
     *,
     varied: bool = False,
     exact: bool = False,
+    lossless: bool = False,
 ) -> Verdict:
     """Run both models on all inputs, value by value; no verdict when every value is silent.
 
     ``exact`` compares their twins whose scales are powers of two.
     """
-    graph, masked = cut.deps.source, masked_reference(cut)
+    graph = cut.deps.source
+    masked = cloned(graph.source) if lossless else masked_reference(cut)
     if exact:
         masked, pruned = exact_scales(masked), exact_scales(pruned)
     hidden = inner_values(graph)
@@ -147,10 +151,8 @@ def _compare(
     passed = bool((errors <= allowed).all())
     relation = "equals" if passed else "differs from"
     error, tolerance = float(errors[worst]), float(allowed[worst])
-    text = (
-        f"{relation} the masked original: relative error {error:.2g} (allowed {tolerance:.2g}) on {len(inputs)} inputs"
-        f"{ways}"
-    )
+    against = "the original" if lossless else "the masked original"
+    text = f"{relation} {against}: relative error {error:.2g} (allowed {tolerance:.2g}) on {len(inputs)} inputs{ways}"
     return Verdict(passed, error, tolerance, len(inputs), text)
 
 

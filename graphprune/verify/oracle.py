@@ -2,7 +2,8 @@
 
 Where a node sums over an axis, removed positions are set to zero in front of it; where it takes statistics, it
 runs on the kept positions and its result is spread out again. Everything else stays as it was, at full width,
-so an error in a coupling rule, in a slice or in an edited attribute shows as a difference.
+so an error in a coupling rule, in a slice or in an edited attribute shows as a difference. A removed position whose
+constant the reader takes over is not masked at all: were it no constant, that would show as well.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from graphprune.coupling.cut import Cut
+from graphprune.coupling.cut import Cut, Mask
 from graphprune.graph.model import Array, Node
-from graphprune.rewrite.surgeon import Surgeon, forget_shape
+from graphprune.rewrite.surgeon import Surgeon
+from graphprune.rewrite.values import forget_shape
 from graphprune.rules.context import Site
 
 
@@ -24,6 +26,7 @@ def masked_reference(cut: Cut) -> ir.Model:
     """The original model with the removed positions of ``cut`` masked at every consumer."""
     surgeon = Surgeon(cut)
     by_node: dict[str, list[Site]] = {}
+    free = {(f.node, slot): f.free for f in cut.folds for slot, _ in f.sites}
     for site in cut.deps.sites:
         if cut.kept(_input(cut, site), site.axis) is not None:
             by_node.setdefault(site.node, []).append(site)
@@ -33,7 +36,7 @@ def masked_reference(cut: Cut) -> ir.Model:
             _run_restricted(surgeon, node)
             continue
         for slot, axis, fill in sorted({(s.slot, s.axis, s.fill) for s in sites}):
-            _mask_input(surgeon, node, slot, axis, fill)
+            _mask_input(surgeon, node, slot, axis, fill, free.get((node.name, slot)))
     interface = {id(v) for v in (*surgeon.model.graph.inputs, *surgeon.model.graph.outputs)}
     for value in surgeon.values.values():
         if value.const_value is None and id(value) not in interface:
@@ -45,8 +48,8 @@ def _input(cut: Cut, site: Site) -> str:
     return next(n for n in cut.deps.source.nodes if n.name == site.node).inputs[site.slot]
 
 
-def _mask_input(surgeon: Surgeon, node: Node, slot: int, axis: int, fill: int) -> None:
-    """Read an input with zeros at its removed positions; infinities there must not leak either.
+def _mask_input(surgeon: Surgeon, node: Node, slot: int, axis: int, fill: int, free: Mask | None) -> None:
+    """Read an input with zeros at its removed positions that are not free; infinities must not leak either.
 
     In front of integer sums zero is the operand's zero point. A value that comes out of a DequantizeLinear is masked
     before it: the same values, and the runtime still finds the pattern that it runs in integers.
@@ -57,6 +60,10 @@ def _mask_input(surgeon: Surgeon, node: Node, slot: int, axis: int, fill: int) -
     facts = surgeon.graph.values[node.inputs[slot]]
     assert facts.shape is not None
     mask, repeats = _mask(surgeon.cut, node.inputs[slot], axis, facts.shape)
+    if free is not None and repeats is None:
+        mask = mask | free.reshape([-1 if a == axis else 1 for a in range(len(facts.shape))])
+        if mask.all():
+            return
     nothing = np.zeros((), ir.DataType[facts.dtype.upper()].numpy())
     if repeats is not None:
         shape, split = _split_shape(surgeon, value, repeats, mask.shape[repeats + 1], mask.ndim - 1, target)

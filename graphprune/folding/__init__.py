@@ -1,0 +1,1 @@
+"""What the stored numbers prove: which values are constant, which channels are dead, what a removal can fold."""

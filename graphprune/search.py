@@ -1,0 +1,157 @@
+"""Plans, rewrites and verifies until a result is proved, or gives up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from graphprune.algebra.axis import Ids
+from graphprune.budget.planner import Planner
+from graphprune.cost.model import CostModel, Costs
+from graphprune.coupling.cut import Cut
+from graphprune.coupling.groups import DependencyGraph
+from graphprune.errors import InfeasibleError, NothingToPruneError, VerificationError
+from graphprune.folding.analysis import Folding
+from graphprune.graph.model import Array
+from graphprune.graph.sizes import file_bytes
+from graphprune.plan import Plan, is_lossless, planned_cut
+from graphprune.rewrite.files import stamp
+from graphprune.rewrite.onnx import rewrite
+from graphprune.verify.bisect import culprits
+from graphprune.verify.compare import Verdict, verify_cut
+
+Progress = Callable[[str], None]
+_ROUNDS = 5
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a prune gave.
+
+    Attributes:
+        model: The pruned ``onnx_ir.Model``.
+        plan: What was removed.
+        deps: The dependency graph of the original.
+        before: Costs of the original.
+        after: Costs of the pruned model.
+        verdict: The proof, None when verification was switched off.
+        frozen: Groups that were given up because they did not verify.
+        folded: Constants of removed channels that the layers reading them took over.
+    """
+
+    model: ir.Model
+    plan: Plan
+    deps: DependencyGraph
+    before: Costs
+    after: Costs
+    verdict: Verdict | None
+    frozen: tuple[str, ...] = ()
+    folded: int = 0
+
+
+def folded_cut(deps: DependencyGraph, ready: Plan) -> Cut:
+    """What a plan removes, with the constants that can be folded."""
+    return Folding(deps).folded(planned_cut(deps, ready))
+
+
+def replay(
+    deps: DependencyGraph,
+    ready: Plan,
+    check: bool,  # noqa: FBT001 - passed on
+    feeds: Sequence[dict[str, Array]],
+    samples: int,
+    progress: Progress,
+) -> Result:
+    """Carry out a plan.
+
+    Raises:
+        InputError: The plan does not fit the model.
+        VerificationError: The result does not equal the reference.
+    """
+    cut = folded_cut(deps, ready)
+    progress("rewrite")
+    model = rewrite(cut)
+    stamp(model, ready, verified=check)
+    cost = CostModel(deps)
+    before, after = cost.costs(np.zeros_like(cut.removed)), cost.costs(cut.removed)
+    progress("verify")
+    against = is_lossless(ready)
+    verdict = verify_cut(cut, model, feeds=feeds, samples=samples, lossless=against) if check else None
+    if verdict is not None and not verdict.passed:
+        raise VerificationError(f"{deps.source.name}: the pruned model {verdict.text}; nothing was written")
+    return Result(model, ready, cut.deps, before, after, verdict, folded=cut.folded)
+
+
+def search(
+    deps: DependencyGraph,
+    options: Mapping[str, Any],
+    check: bool,  # noqa: FBT001 - passed on
+    feeds: Sequence[dict[str, Array]],
+    samples: int,
+    progress: Progress,
+) -> Result:
+    """Plan, rewrite, verify; give up culprits and plan again.
+
+    Raises:
+        InputError: An option is unknown or cannot be read.
+        InfeasibleError: The target cannot be met.
+        NothingToPruneError: No unit can be removed.
+        VerificationError: The result could not be proved right.
+    """
+    planner = Planner.from_options(deps, options)
+    deps = planner.deps
+    frozen: list[str] = []
+    verdict: Verdict | None = None
+    for _ in range(_ROUNDS):
+        progress("plan")
+        try:
+            units = planner.units()
+        except (InfeasibleError, NothingToPruneError) as error:
+            if verdict is None:
+                raise
+            failed = f"{verdict.text}; without {', '.join(frozen)}: {error}"
+            raise VerificationError(f"{deps.source.name}: the pruned model {failed}; nothing was written") from None
+        ready, cut, model = _rewritten(planner, units, progress, check=check)
+        after = planner.cost.costs(cut.removed)
+        if not check:
+            return Result(model, ready, deps, planner.dense, after, None, folded=cut.folded)
+        progress("verify")
+
+        def passes(part: Cut, model: ir.Model | None = None) -> Verdict:
+            part = part if model is not None else planner.part(part)
+            made = model if model is not None else rewrite(part)
+            return verify_cut(part, made, feeds=feeds, samples=samples, lossless=planner.lossless)
+
+        verdict = passes(cut, model)
+        if verdict.passed:
+            return Result(model, ready, deps, planner.dense, after, verdict, tuple(frozen), cut.folded)
+        progress("bisect")
+        bad = culprits(deps, cut, lambda c: passes(c).passed)
+        if not bad or len(bad) == len(ready.groups):
+            break  # not the fault of single groups
+        planner.give_up(bad)
+        frozen.extend(group.name for group in bad)
+    text = verdict.text if verdict is not None else ""
+    raise VerificationError(
+        f"{deps.source.name}: the pruned model {text}; given up: {', '.join(frozen) or 'no single group is to blame'};"
+        " nothing was written"
+    )
+
+
+def _rewritten(planner: Planner, units: Ids, progress: Progress, *, check: bool) -> tuple[Plan, Cut, ir.Model]:
+    """Plan and model for a choice of units; chosen again where the written file misses a size target."""
+    progress("rewrite")
+    for _ in range(_ROUNDS):
+        cut = planner.folding.folded(planner.deps.cut(units))
+        model = rewrite(cut)
+        ready = planner.write(units)
+        stamp(model, ready, verified=check)
+        if not planner.tighten(partial(file_bytes, model)):
+            break
+        units = planner.units()
+    return ready, cut, model
