@@ -23,10 +23,10 @@ import onnxruntime as ort
 
 import graphprune as gp
 from benchmarks.common import Row, header, table, write_results
+from graphprune.api import load
 from graphprune.budget.lossless import NEARLY
 from graphprune.coupling.groups import DependencyGraph
 from graphprune.errors import GraphPruneError, NothingToPruneError
-from graphprune.graph.onnx import load
 from graphprune.importance.magnitude import nearly_zero
 from graphprune.verify.run import random_feeds
 from tests.assets import AssetUnavailable, fetch

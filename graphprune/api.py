@@ -14,15 +14,34 @@ from graphprune.coupling.groups import DependencyGraph
 from graphprune.coupling.groups import analyze as _analyze
 from graphprune.graph.checks import refuse_nan
 from graphprune.graph.model import Array, Graph
-from graphprune.graph.onnx import Source, load
+from graphprune.graph.onnx import Source
+from graphprune.graph.onnx import load as _load
 from graphprune.importance.base import Criterion
 from graphprune.plan import Plan, is_lossless
 from graphprune.rewrite.files import check_output, save, stamp
 from graphprune.rewrite.onnx import rewrite
+from graphprune.rules import has_rule
 from graphprune.search import Progress, Result, folded_cut, replay, search
 from graphprune.verify.compare import Verdict, verify_cut
 
 __all__ = ["Result", "analyze", "apply", "load", "plan", "prune", "save", "verify"]
+
+
+def load(source: Source, *, input_shapes: Mapping[str, tuple[int, ...]] | None = None) -> Graph:
+    """Read a model into a neutral graph.
+
+    Args:
+        source: Path of an ONNX file, a ModelProto, or an ``onnx_ir.Model``. It is never changed.
+        input_shapes: Sizes to use for inputs with dynamic axes, by input name.
+
+    Returns:
+        The graph; ``graph.source`` is the ``onnx_ir.Model``, with local functions and operators that have no rule
+        but a function body written out.
+
+    Raises:
+        InputError: The file cannot be read, is not a valid model, or cannot run at any size tried.
+    """
+    return _load(source, input_shapes=input_shapes, ruled=has_rule)
 
 
 def _graph(source: Source | Graph, input_shapes: Mapping[str, tuple[int, ...]] | None = None) -> Graph:

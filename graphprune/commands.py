@@ -12,7 +12,7 @@ from graphprune import api
 from graphprune.data.arrays import load_feeds
 from graphprune.errors import InputError, VerificationError
 from graphprune.graph.model import Array, Graph
-from graphprune.graph.onnx import external_files, load
+from graphprune.graph.onnx import external_files
 from graphprune.plan import Plan
 from graphprune.recipe import Recipe, parse_shapes
 from graphprune.report.models import AnalysisReport, PruneReport, VerifyReport
@@ -39,7 +39,7 @@ def prune(model: Path, output: Path, recipe: Recipe, step: Step, *, given: Path 
     check_output(output, model)
     options, shapes = recipe.options(), recipe.input_shapes()
     step("load")
-    graph = load(model, input_shapes=shapes)
+    graph = api.load(model, input_shapes=shapes)
     feeds = _feeds(recipe.data, graph)
     result = api.prune(graph, check=not recipe.no_verify, feeds=feeds, progress=step, **options)
     step("write")
@@ -60,7 +60,7 @@ def apply(
     check_output(output, model, plan)
     ready = Plan.read(plan)
     step("load")
-    graph = load(model, input_shapes=parse_shapes(input_shape))
+    graph = api.load(model, input_shapes=parse_shapes(input_shape))
     result = api.prune(graph, check=verify, feeds=_feeds(data, graph), progress=step, from_plan=ready)
     step("write")
     with staged(output, partial(step, DONE)) as folder:
@@ -75,7 +75,7 @@ def plan(model: Path, output: Path, recipe: Recipe, step: Step) -> PruneReport:
     check_output(output, model)
     options = recipe.options()
     step("load")
-    graph = load(model, input_shapes=recipe.input_shapes())
+    graph = api.load(model, input_shapes=recipe.input_shapes())
     step("analyze")
     deps = api.analyze(graph, allow_io=options.pop("allow_io", ()))
     step("plan")
@@ -102,7 +102,7 @@ def analyze(
 ) -> AnalysisReport:
     """Groups, blockers and costs; writes nothing."""
     step("load")
-    graph = load(model, input_shapes=parse_shapes(input_shape))
+    graph = api.load(model, input_shapes=parse_shapes(input_shape))
     step("analyze")
     deps = api.analyze(graph, allow_io=allow_io)
     texts = {name: deps.explain(name) for name in explain}
@@ -129,7 +129,7 @@ def verify(
         raise InputError(f"--samples {samples} --seed {seed}: at least one sample, and a seed of 0 or more")
     shapes, ready = parse_shapes(input_shape), Plan.read(plan)
     step("load")
-    graph, small = load(model, input_shapes=shapes), load(pruned, input_shapes=shapes)
+    graph, small = api.load(model, input_shapes=shapes), api.load(pruned, input_shapes=shapes)
     step("verify")
     verdict = api.verify(graph, small, ready, feeds=_feeds(data, graph), samples=samples, seed=seed)
     if not verdict.passed:
@@ -140,7 +140,7 @@ def verify(
 def profile(model: Path, *, latency: bool, threads: int, input_shape: tuple[str, ...], step: Step) -> ProfileReport:
     """Costs and, where asked for, time per operator."""
     step("load")
-    graph = load(model, input_shapes=parse_shapes(input_shape))
+    graph = api.load(model, input_shapes=parse_shapes(input_shape))
     step("analyze")
     deps = api.analyze(graph)
     return _profile(deps, size=disk_bytes(model, graph.source), runs=_RUNS if latency else 0, threads=threads)

@@ -9,10 +9,10 @@ import onnx
 import pytest
 from onnx import TensorProto
 
+from graphprune.api import load
 from graphprune.data.arrays import BATCH, load_feeds
 from graphprune.errors import InputError
 from graphprune.graph.model import Graph
-from graphprune.graph.onnx import load
 from tests.commandline import FASHION
 from tests.graphs import Builder
 

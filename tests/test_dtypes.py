@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from graphprune import api
-from graphprune.graph.onnx import load
+from graphprune.api import load
 from graphprune.importance.base import score
 from graphprune.plan import planned_cut
 from graphprune.rewrite.onnx import rewrite

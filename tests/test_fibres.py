@@ -12,9 +12,9 @@ import pytest
 from onnx import ModelProto, numpy_helper
 
 from graphprune import api
+from graphprune.api import load
 from graphprune.coupling.fibres import Chosen, fibred
 from graphprune.errors import InputError
-from graphprune.graph.onnx import load
 from graphprune.importance.fibres import ranked
 from graphprune.plan import Plan, make_plan, planned_cut
 from graphprune.rewrite.onnx import rewrite

@@ -9,7 +9,7 @@ from onnx import defs, helper, numpy_helper
 
 from graphprune import api
 from graphprune.graph.functions import bodies_written_out, has_body
-from graphprune.rules import all_rules
+from graphprune.rules import all_rules, has_rule
 from tests.cuts import assert_random_removals_verify
 from tests.graphs import Builder
 
@@ -65,7 +65,7 @@ def test_defaults_reach_the_body() -> None:
     x = b.const(np.ones((2, 3, 4, 5), np.float32))
     out = b.op("GridSample", x, b.op("AffineGrid", theta, b.ints(2, 3, 4, 5)))
     model = b.build(b.op("ReduceSum", out, keepdims=0))
-    inlined = bodies_written_out(ir.from_proto(model))
+    inlined = bodies_written_out(ir.from_proto(model), has_rule)
     nodes = list(inlined.graph.all_nodes())
     assert not any(n.op_type == "AffineGrid" for n in nodes)
     assert not any(isinstance(a, ir.Attr) and a.is_ref() for n in nodes for a in n.attributes.values())
@@ -76,7 +76,7 @@ def test_nothing_else_is_touched() -> None:
     b = Builder("plain")
     x = b.source("x", [2, 3])
     model = ir.from_proto(b.build(b.op("Gelu", b.op("HardSwish", x))))  # both have bodies, and rules
-    assert bodies_written_out(model) is model
+    assert bodies_written_out(model, has_rule) is model
 
 
 def test_every_operator_of_the_default_domain_is_dealt_with() -> None:

@@ -15,8 +15,8 @@ import pytest
 from onnxruntime.quantization import QuantFormat, QuantType
 
 from graphprune import api
+from graphprune.api import load
 from graphprune.graph.dequantise import RealValues
-from graphprune.graph.onnx import load
 from graphprune.plan import planned_cut
 from graphprune.rewrite.onnx import rewrite
 from graphprune.verify.compare import verify_cut

@@ -14,12 +14,6 @@ from graphprune.graph.types import container_of, type_proto
 
 _DOMAIN = "graphprune.body"
 _STANDARD = ("", "ai.onnx")
-_asked: list[Callable[[str], bool]] = []
-
-
-def consult(ruled: Callable[[str], bool]) -> None:
-    """Set who knows which operators, such as "Conv" or "com.microsoft.Attention", have a rule."""
-    _asked[:] = [ruled]
 
 
 def has_body(schema: Any) -> bool:
@@ -27,19 +21,23 @@ def has_body(schema: Any) -> bool:
     return bool(schema.has_function or schema.has_context_dependent_function)
 
 
-def bodies_written_out(model: ir.Model) -> ir.Model:
+def bodies_written_out(model: ir.Model, ruled: Callable[[str], bool]) -> ir.Model:
     """The model with every operator that has no rule but a body of others replaced by that body.
+
+    Args:
+        model: Any model; it is not changed.
+        ruled: Whether an operator, such as "Conv" or "com.microsoft.Attention", has a rule.
 
     Returns:
         The model itself where there is no such operator, else a changed clone.
     """
-    if not any(_schema(model, node) for node in model.graph.all_nodes()):
+    if not any(_schema(model, node, ruled) for node in model.graph.all_nodes()):
         return model
     clone = model.clone()
-    if any(_by_types(_schema(clone, node)) for node in clone.graph.all_nodes()):
+    if any(_by_types(_schema(clone, node, ruled)) for node in clone.graph.all_nodes()):
         ShapeInferencePass(strict_mode=False)(clone)  # such a body depends on the types of the inputs
     for index, node in enumerate(list(clone.graph.all_nodes())):
-        schema = _schema(clone, node)
+        schema = _schema(clone, node, ruled)
         function = None if schema is None else _body(clone, node, schema)
         if schema is None or function is None:
             continue
@@ -61,12 +59,12 @@ def bodies_written_out(model: ir.Model) -> ir.Model:
     return clone
 
 
-def _schema(model: ir.Model, node: ir.Node) -> Any:
+def _schema(model: ir.Model, node: ir.Node, ruled: Callable[[str], bool]) -> Any:
     """The schema of an operator that is to be written out."""
     domain = "" if node.domain in _STANDARD else node.domain
     key = f"{domain}.{node.op_type}" if domain else node.op_type
     version = model.opset_imports.get(domain, 1)
-    if any(ruled(key) for ruled in _asked) or not _asked or not defs.has(node.op_type, version, domain):
+    if ruled(key) or not defs.has(node.op_type, version, domain):
         return None
     schema = defs.get_schema(node.op_type, version, domain)
     return schema if has_body(schema) and node.op_identifier() not in model.functions else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -28,12 +28,19 @@ _SCOPE_KEYS = ("pkg.torch.onnx.name_scopes", "namespace")
 Source = str | Path | onnx.ModelProto | ir.Model
 
 
-def load(source: Source, *, input_shapes: Mapping[str, Shape] | None = None) -> Graph:
+def load(
+    source: Source,
+    *,
+    input_shapes: Mapping[str, Shape] | None = None,
+    ruled: Callable[[str], bool] | None = None,
+) -> Graph:
     """Read a model into a neutral graph.
 
     Args:
         source: Path of an ONNX file, a ModelProto, or an ``onnx_ir.Model``. It is never changed.
         input_shapes: Sizes to use for inputs with dynamic axes, by input name.
+        ruled: Whether an operator has a rule; one that has none is replaced by its function body, if it has one.
+            None keeps all operators.
 
     Returns:
         The graph; ``graph.source`` is the ``onnx_ir.Model``.
@@ -45,7 +52,9 @@ def load(source: Source, *, input_shapes: Mapping[str, Shape] | None = None) -> 
     if not isinstance(source, ir.Model):
         sort_nodes(model)
     check_structure(model, name)
-    model = one_scope(bodies_written_out(one_scope(model)))
+    model = one_scope(model)
+    if ruled is not None:
+        model = one_scope(bodies_written_out(model, ruled))
     facts, sizes = probe(model, name, input_shapes)
     return _build(model, name, facts, sizes)
 

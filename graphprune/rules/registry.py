@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from graphprune.graph import functions
 from graphprune.graph.model import Node
 from graphprune.rules.context import Relate
 from graphprune.rules.edit import Edit
@@ -51,9 +50,6 @@ def rule(
     return register
 
 
-functions.consult(_RULES.__contains__)
-
-
 def find(node: Node) -> Rule | None:
     """The rule of a node's operator, if there is one."""
     return _RULES.get(node.key)
@@ -62,6 +58,11 @@ def find(node: Node) -> Rule | None:
 def all_rules() -> Iterator[Rule]:
     """Every registered rule, by operator name."""
     return iter(sorted(_RULES.values(), key=lambda r: r.op))
+
+
+def has_rule(op: str) -> bool:
+    """Whether an operator, such as "Conv" or "com.microsoft.Attention", has a rule."""
+    return op in _RULES
 
 
 def by_name(op: str) -> Rule | None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from onnx import ModelProto
 
 from graphprune import api
-from graphprune.graph.onnx import load
+from graphprune.api import load
 from tests.cuts import pruned_and_checked, random_cut, summary
 from tests.properties.random_graphs import models
 
