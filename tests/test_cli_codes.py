@@ -111,7 +111,7 @@ def test_ctrl_c_leaves_nothing(stage: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 MOMENTS = {  # where the signal comes: the attribute patched, before or after the call, which call; what must hold
-    "loading": ("graphprune.commands.load", "before", 1, False),
+    "loading": ("graphprune.api.load", "before", 1, False),
     "planning": ("graphprune.budget.planner.Planner.units", "after", 1, False),
     "verifying": ("graphprune.search.verify_cut", "before", 1, False),
     "saving": ("graphprune.commands.save", "after", 1, False),
