@@ -22,7 +22,7 @@ def parser(description: str) -> argparse.ArgumentParser:
     found.add_argument("--no-peers", action="store_true", help="measure graphprune alone")
     found.add_argument("--jobs", type=int, default=1, help="files at a time")
     found.add_argument("--timeout", type=float, default=900.0, help="seconds per file")
-    found.add_argument("--fresh", action="store_true", help="measure again what is known")
+    found.add_argument("--fresh", action="store_true", help="measure graphprune again; peers are remembered")
     found.add_argument("--redo-failed", action="store_true", help="measure again what failed")
     found.add_argument("--out", default="", help="name of the report, also for a part of the files")
     return found
@@ -39,7 +39,7 @@ def measure(name: str, path: Path, options: argparse.Namespace) -> Row:
     both: Row = {"ours": cached_job(MODULE, job, options.timeout, fresh=options.fresh, redo=failed)}
     if not options.no_peers:
         other = {"kind": "onnxsim", "path": str(path), "sparsity": 0.5}
-        both["onnxsim"] = cached_job(MODULE, other, options.timeout, fresh=options.fresh)
+        both["onnxsim"] = cached_job(MODULE, other, options.timeout)
     told = [report.run_failure(both["ours"], str(a)) or "ok" for a in aligns]
     print(f"{name}: {' / '.join(told)} ({both['ours'].get('total_seconds', 0):.0f} s)", flush=True)
     return both

