@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -206,7 +207,7 @@ def _neutral(model: ir.Model, facts: Facts) -> Iterator[Node]:
                 continue
             plain = _plain(node, names[id(node)], opsets, times)
             if not is_control(node, plain.version):
-                yield plain
+                yield replace(plain, outputs=tuple(_seen(v, facts) for v in node.outputs))
                 continue
             enter, bodies, leave = unrolled(node, plain, facts)
             if enter is not None:
@@ -232,6 +233,13 @@ def _plain(node: ir.Node, name: str, opsets: Mapping[str, int], times: int) -> N
         captures=tuple(_captures(node)),
         times=times,
     )
+
+
+def _seen(value: ir.Value, facts: Facts) -> str:
+    """The name of an output; none where nothing is known of it and nothing reads it, as of a Dropout's mask."""
+    name = value.name or ""
+    known = facts.shapes.get(name) is not None or value.uses() or value.is_graph_output()
+    return name if known else ""
 
 
 def _attr(attr: Any) -> Any:
