@@ -12,14 +12,14 @@ An operator that is not listed here pins what it touches.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from graphprune import rules
 from graphprune.algebra import Axis
-from graphprune.coupling.factor import Factor, even
+from graphprune.coupling.factor import Factor, Place, even
 from graphprune.coupling.groups import DependencyGraph
 from graphprune.graph.fuse import PERMUTE
 from graphprune.graph.model import Node
@@ -80,6 +80,8 @@ class Nodes:
             return False
         if node.key in _GROUPED and not self._whole_fibres(node, factor):
             return False
+        if node.key == "Tile" and _copies(node, places):
+            return False
         held: list[_Held] = []
         for names, sign in ((node.inputs, 1), (node.outputs, -1)):
             for slot, name in enumerate(names):
@@ -115,6 +117,8 @@ class Nodes:
 
     def _ragged(self, node: Node, kind: str, held: Sequence[_Held]) -> bool:
         """Whether an operator leaves the order inside every block of its ragged operands alone."""
+        if self._across(node, held):
+            return False
         if kind in _ELEMENTWISE or node.key in _REDUCTIONS | _NORMS | {"Transpose", "Expand", "ConstantOfShape"}:
             return True
         if node.key in ("Shape", "Size"):
@@ -127,6 +131,11 @@ class Nodes:
         if check is not None:
             return check(self, node, held)
         return node.key in _MOVES and self._unmoved(node, held)
+
+    def _across(self, node: Node, held: Sequence[_Held]) -> bool:
+        """Whether it sums or takes statistics over the blocks at each position of a ragged operand."""
+        over = {s.axis for s in self.deps.sites if s.node == node.name and s.slot == 0}
+        return any(h.slot == 0 and h.block in over and h.axis not in over for h in held)
 
     def _matmul(self, node: Node, held: Sequence[_Held]) -> bool:  # noqa: ARG002 - checks share one signature
         """Blocks are matrices: their axis is a batch axis, the same one in all operands."""
@@ -158,6 +167,15 @@ class Nodes:
         names = [node.inputs[h.slot] if h.slot >= 0 else node.outputs[-1 - h.slot] for h in held]
         a = held[0].axis
         return len({id(self._axis(name, a)) for name in names}) == 1 and any(h.slot < 0 for h in held)
+
+
+def _copies(node: Node, places: Mapping[str, Place]) -> bool:
+    """Whether a Tile makes the factor on the axis of the blocks: it lays out all blocks, once for every copy.
+
+    Blocks that kept other copies would stand in another order behind it.
+    """
+    before, after = places.get(node.inputs[0]), places.get(node.outputs[0])
+    return after is not None and after.merged and before is None
 
 
 def _whole(factor: Factor, axis: Axis | None, groups: int) -> bool:
