@@ -352,6 +352,17 @@ def test_copies_that_tile_lays_out_leave_alike(name: str, copies: int, monkeypat
     assert not verify_cut(cut, rewrite(cut)).passed
 
 
+def test_padding_leaves_alike() -> None:
+    """Two positions in front, one behind: every block has to keep as many on each side."""
+    b = Builder("padding", opset=21)
+    x = b.reshape(b.linear(b.source("x", [2, 5, 7]), 7, 12, "in"), 2, 5, 3, 4)
+    x = b.op("Add", b.op("Pad", x, b.ints(0, 0, 0, 2, 0, 0, 0, 1)), b.weight(3, 7))
+    deps = api.analyze(b.build(b.linear(b.reshape(x, 2, 5, 21), 21, 3, "out")))
+    assert sorted(f.size for f in deps.fibres.factors) == []
+    assert sorted(g.size for g in deps.groups) == [3, 3, 4]
+    assert verify_random(deps)
+
+
 def test_copies_on_an_axis_of_their_own_are_free() -> None:
     """One position repeated beside the blocks: whichever copies are left, they stand in their block."""
     b = Builder("copies", opset=21)

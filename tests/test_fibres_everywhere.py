@@ -1,0 +1,158 @@
+"""Choices per block in every graph and operator at hand: random orders and random cuts, equal to the masked original.
+
+Which factors are free is not looked at here: whatever the analysis calls free is taken at its word.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto
+from onnxruntime.quantization import QuantFormat, QuantType
+
+from graphprune import api
+from tests.cuts import pruned_and_checked, random_cut, random_fibres, summary
+from tests.graphs import GRAPHS, Builder
+from tests.graphs.control import body
+from tests.graphs.quantised import convnet, decoder, dynamic, nbits, optimised, static
+from tests.operators import CASES, Case
+from tests.operators.case import Built
+from tests.test_operators import evaluate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from onnx import ModelProto
+
+S8, U8 = QuantType.QInt8, QuantType.QUInt8
+
+
+def proved(deps: api.DependencyGraph, seeds: Iterable[int]) -> int:
+    """How many random cuts with random orders were shown to be right; none may be wrong."""
+    count = 0
+    for seed in seeds:
+        cut = random_cut(random_fibres(deps, seed), seed)
+        if cut is None:
+            continue
+        _, verdict = pruned_and_checked(cut, seed)
+        silent = "only equal values" in verdict.text  # what is left of a norm over one position
+        assert verdict.passed or silent, f"seed {seed}, {summary(cut)}: {verdict.text}"
+        count += verdict.passed
+    return count
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_graphs(name: str) -> None:
+    assert proved(api.analyze(GRAPHS[name]()), (100, 101)) or not api.analyze(GRAPHS[name]()).units
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", GRAPHS)
+def test_graphs_often(name: str) -> None:
+    deps = api.analyze(GRAPHS[name]())
+    assert proved(deps, range(200, 230)) or not deps.units
+
+
+# -- single operators ---------------------------------------------------------------------------------------
+def alone(one: Case, seed: int) -> api.DependencyGraph:
+    """An operator of the table between tensors in which every axis is free, so that blocks are everywhere."""
+    built = Built(one, seed)
+    plain = evaluate(built.subject(), built.feeds)
+    model = built.whole(dict(zip(built.outs, plain, strict=True)))
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        pytest.skip(f"onnxruntime has no kernel: {error}"[:80])
+    return api.analyze(model)
+
+
+@pytest.mark.parametrize("one", CASES, ids=lambda c: c.label)
+def test_operators(one: Case) -> None:
+    deps = alone(one, 0)
+    assert not deps.fibres.factors or proved(deps, range(3))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(1, 9))
+@pytest.mark.parametrize("one", CASES, ids=lambda c: c.label)
+def test_operators_often(one: Case, seed: int) -> None:
+    deps = alone(one, seed)
+    assert not deps.fibres.factors or proved(deps, range(8))
+
+
+# -- integers, fused operators and bodies -------------------------------------------------------------------
+def resnext() -> ModelProto:
+    """A grouped bottleneck and a block with two outputs per group and channel."""
+    b = Builder("resnext")
+    x = b.conv_relu(b.source("image", ["n", 3, 12, 12]), 3, 24, 1, "stem")
+    y = b.op("Relu", b.conv(b.conv_relu(x, 24, 24, 1, "reduce"), 24, 36, 3, "grouped", group=6))
+    x = b.op("Relu", b.op("Add", b.conv(y, 36, 24, 1, "expand"), x))
+    x = b.op("Relu", b.conv(x, 24, 48, 3, "doubled", group=24))
+    return b.build(b.classifier(x, 48))
+
+
+def quantised(how: QuantFormat, *, per_channel: bool) -> ModelProto:
+    return static(resnext(), how, per_channel=per_channel, activation=U8, weight=S8, symmetric=False)
+
+
+def conditional() -> ModelProto:
+    """One branch convolves in 3 groups, the other in 1."""
+    b = Builder("conditional")
+    x = b.conv_relu(b.source("image", ["n", 3, 6, 6]), 3, 12, name="stem")
+    conv = "Conv<pads = [1, 1, 1, 1], group = {}>(%s, {}) {} = Relu(c) }}"
+    shape = "(float[n, 18, 6, 6] {})"
+    then = body(
+        f"then () => {shape.format('then_out')} {{ c = " + conv.format(3, "w", "then_out"),
+        x,
+        w=b.sample(18, 4, 3, 3, fan_in=36),
+    )
+    other = body(
+        f"other () => {shape.format('else_out')} {{ c = " + conv.format(1, "v", "else_out"),
+        x,
+        v=b.sample(18, 12, 3, 3, fan_in=108),
+    )
+    x = b.op("If", b.source("flag", [], TensorProto.BOOL), then_branch=then, else_branch=other)
+    return b.build(b.classifier(b.op("Relu", b.conv(x, 18, 9, 3, "grouped", group=3)), 9))
+
+
+def repeated() -> ModelProto:
+    """A loop whose body has a grouped bottleneck inside, around a state that is grouped as well."""
+    b = Builder("repeated")
+    x = b.conv_relu(b.source("image", [2, 3, 6, 6]), 3, 12, name="stem")
+    for name, shape in (("A", (24, 6, 1, 1)), ("B", (12, 12, 3, 3))):
+        b.weight(*shape, fan_in=shape[1] * shape[2] ** 2, name=name)
+    turn = body(
+        "turn (int64[] i, bool[] go, float[2, 12, 6, 6] h) => (bool[] again, float[2, 12, 6, 6] next) {"
+        " again = Identity(go) a = Conv<group = 2>(h, A) r = Relu(a)"
+        " c = Conv<group = 2, pads = [1, 1, 1, 1]>(r, B) next = Add(h, c) }"
+    )
+    x = b.op("Loop", b.const(np.int64(2)), "", x, body=turn)
+    return b.build(b.classifier(b.op("Relu", b.hint(x, 2, 12, 6, 6)), 12))
+
+
+NETWORKS: dict[str, Callable[[], ModelProto]] = {
+    "qdq": lambda: quantised(QuantFormat.QDQ, per_channel=True),
+    "qdq_per_tensor": lambda: quantised(QuantFormat.QDQ, per_channel=False),
+    "qlinear": lambda: quantised(QuantFormat.QOperator, per_channel=True),
+    "conv_integer": lambda: dynamic(resnext(), per_channel=False, weight=U8),
+    "depthwise_qdq": lambda: static(
+        convnet(), QuantFormat.QDQ, per_channel=True, activation=U8, weight=S8, symmetric=False
+    ),
+    "nbits": lambda: nbits(decoder(width=128, inner=256), QuantFormat.QOperator, 4, symmetric=True),
+    "nbits_blocks": lambda: nbits(decoder(width=128, inner=256), QuantFormat.QDQ, 4, symmetric=False),
+    "matmul_integer": lambda: dynamic(decoder(), per_channel=True, weight=S8),
+    "fused_decoder": lambda: optimised(decoder()),
+    "fused_convnet": lambda: optimised(resnext()),
+    "conditional": conditional,
+    "repeated": repeated,
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks(name: str) -> None:
+    assert proved(api.analyze(NETWORKS[name]()), range(4)) == 4
