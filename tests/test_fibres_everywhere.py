@@ -14,12 +14,17 @@ from onnx import TensorProto
 from onnxruntime.quantization import QuantFormat, QuantType
 
 from graphprune import api
+from graphprune.coupling.fibres import fibred
+from graphprune.importance.fibres import ranked
+from graphprune.rewrite.onnx import rewrite
+from graphprune.verify.compare import verify_cut
 from tests.cuts import pruned_and_checked, random_cut, random_fibres, summary
 from tests.graphs import GRAPHS, Builder
 from tests.graphs.control import body
 from tests.graphs.quantised import convnet, decoder, dynamic, nbits, optimised, static
 from tests.operators import CASES, Case
 from tests.operators.case import Built
+from tests.test_fibres import turned
 from tests.test_operators import evaluate
 
 if TYPE_CHECKING:
@@ -156,3 +161,39 @@ NETWORKS: dict[str, Callable[[], ModelProto]] = {
 @pytest.mark.parametrize("name", NETWORKS)
 def test_networks(name: str) -> None:
     assert proved(api.analyze(NETWORKS[name]()), range(4)) == 4
+
+
+# (blocks, units of each), by hand
+FREE = {
+    **dict.fromkeys(("qdq", "qdq_per_tensor", "qlinear", "conv_integer", "fused_convnet"), ((6, 4), (6, 6), (24, 2))),
+    **dict.fromkeys(("nbits", "nbits_blocks"), ((4, 2), (4, 2), (4, 32), (4, 32))),  # dims of v in blocks of 16
+    **dict.fromkeys(("matmul_integer", "fused_decoder"), ((4, 16),) * 4),
+    "depthwise_qdq": (),
+    "conditional": ((3, 3),),
+    "repeated": ((2, 12),),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_are_pruned(name: str) -> None:
+    """By their norms, with nothing given up."""
+    model = NETWORKS[name]()
+    deps = api.analyze(model)
+    assert sorted((f.number, f.size) for f in deps.fibres.factors) == list(FREE[name])
+    result = api.prune(model, ratio=0.5, align=1)
+    assert result.verdict is not None
+    assert result.verdict.passed
+    assert not result.frozen
+    assert any(g.fibres for g in result.plan.groups) == bool(FREE[name])
+
+
+@pytest.mark.parametrize("name", [n for n, found in FREE.items() if found])
+def test_wrong_orders_are_caught(name: str) -> None:
+    """One block of the first factor keeps other offsets than the plan says."""
+    shared = api.analyze(NETWORKS[name]())
+    deps = ranked(shared, "l2", 0)
+    first, *rest = deps.chosen
+    units = first.factor.units[: first.factor.size // 2]
+    wrong = fibred(shared, [turned(first), *rest])
+    assert verify_cut(deps.cut(units), rewrite(deps.cut(units))).passed
+    assert not verify_cut(deps.cut(units), rewrite(wrong.cut(units))).passed

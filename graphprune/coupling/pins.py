@@ -31,13 +31,24 @@ _NORMS = {"InstanceNormalization", "LayerNormalization", "RMSNormalization", "Si
           "LpNormalization", "MeanVarianceNormalization", "Softmax", "LogSoftmax", "Hardmax"}  # fmt: skip
 _MOVES = {"Concat", "Split", "Slice", "Pad", "Resize", "Upsample", "Tile", f"graphprune.{PERMUTE}"}
 _RESHAPES = {"Reshape", "Flatten", "Squeeze", "Unsqueeze"}
-_GROUPED = {"Conv": "group", "com.microsoft.FusedConv": "group", "ConvTranspose": "group",
-            "GroupNormalization": "num_groups"}  # fmt: skip
+# The attribute with the number of groups, and the input with the weight, for convolutions.
+_GROUPED: dict[str, tuple[str, int | None]] = {
+    **dict.fromkeys(("Conv", "com.microsoft.FusedConv", "ConvTranspose", "ConvInteger"), ("group", 1)),
+    **dict.fromkeys(("QLinearConv", "com.microsoft.QLinearConv"), ("group", 3)),
+    "GroupNormalization": ("num_groups", None),
+}
+_PRODUCTS = {"MatMul", "MatMulInteger", "QLinearMatMul", "com.microsoft.MatMulIntegerToFloat",
+             "com.microsoft.FusedMatMul", "com.microsoft.TransposeMatMul"}  # fmt: skip
 # Their axes are plain lists of positions to them.
-_FLAT = {*_REDUCTIONS, *_NORMS, *_MOVES, *_RESHAPES, "MatMul", "Gemm", "Einsum", "Gather", "Transpose", "Expand",
+_FLAT = {*_REDUCTIONS, *_NORMS, *_MOVES, *_RESHAPES, *_PRODUCTS, "Gemm", "Einsum", "Gather", "Transpose", "Expand",
          "ConstantOfShape", "Shape", "Size", "DepthToSpace", "SpaceToDepth", "MaxPool", "AveragePool", "LpPool",
          "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool", "LRN", "ArgMax", "ArgMin", "TopK", "CumSum",
-         "LSTM", "GRU", "RNN"}  # fmt: skip
+         "LSTM", "GRU", "RNN", "DynamicQuantizeLinear",
+         *(f"com.microsoft.{op}" for op in (
+             "FusedGemm", "QGemm", "DynamicQuantizeMatMul", "MatMulNBits", "QLinearConcat", "QLinearSoftmax",
+             "QLinearAveragePool", "QLinearGlobalAveragePool", "SkipLayerNormalization",
+             "SkipSimplifiedLayerNormalization",
+         ))}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +108,11 @@ class Nodes:
 
     def _whole_fibres(self, node: Node, factor: Factor) -> bool:
         """Whether the groups that the operator forms hold whole fibres, or each one position of one fibre."""
-        groups = int(node.attrs.get(_GROUPED[node.key], 1))
+        attribute, weight = _GROUPED[node.key]
+        groups = int(node.attrs.get(attribute, 1))
         channels = [(node.inputs[0], 1), (node.outputs[0], 1)]
-        if node.key != "GroupNormalization":
-            channels.append((node.inputs[1], 0))
+        if weight is not None:
+            channels.append((node.inputs[weight], 0))
         merged = {(p.tensor, p.axis) for p in factor.places if p.merged}
         axes = [self.deps.types[name][a] for name, a in channels if (name, a) in merged]
         if groups == 1 or not axes:
@@ -121,10 +133,12 @@ class Nodes:
             return False
         if kind in _ELEMENTWISE or node.key in _REDUCTIONS | _NORMS | {"Transpose", "Expand", "ConstantOfShape"}:
             return True
+        if node.key == "DynamicQuantizeLinear":  # the range of all that is kept
+            return True
         if node.key in ("Shape", "Size"):
             return True
-        if node.key in ("Conv", "com.microsoft.FusedConv", "ConvTranspose"):
-            return all((h.slot, h.axis, h.block) == (1, 1, 0) for h in held)
+        if node.key in _GROUPED:
+            return all((h.slot, h.axis, h.block) == (_GROUPED[node.key][1], 1, 0) for h in held)
         if node.key in _RESHAPES:  # C order goes through one block after the other
             return all(h.block < h.axis for h in held)
         check = _CHECKS.get(node.key)
@@ -137,8 +151,10 @@ class Nodes:
         over = {s.axis for s in self.deps.sites if s.node == node.name and s.slot == 0}
         return any(h.slot == 0 and h.block in over and h.axis not in over for h in held)
 
-    def _matmul(self, node: Node, held: Sequence[_Held]) -> bool:  # noqa: ARG002 - checks share one signature
+    def _matmul(self, node: Node, held: Sequence[_Held]) -> bool:
         """Blocks are matrices: their axis is a batch axis, the same one in all operands."""
+        if any(node.attrs.get(f"transBatch{side}", 0) for side in "AB"):
+            return False
         return len({h.block - h.rank for h in held}) == 1 and all(h.block - h.rank < -2 for h in held)
 
     def _einsum(self, node: Node, held: Sequence[_Held]) -> bool:
@@ -200,7 +216,7 @@ def _single(factor: Factor, axis: Axis | None, groups: int) -> bool:
 
 _Check = Callable[[Nodes, Node, Sequence[_Held]], bool]
 _CHECKS: dict[str, _Check] = {
-    "MatMul": Nodes._matmul,
+    **dict.fromkeys(_PRODUCTS, Nodes._matmul),
     "Einsum": Nodes._einsum,
     "Gather": Nodes._gather,
 }
