@@ -64,6 +64,8 @@ FREE = {
     "linear_attention_elu": [(4, 3), (4, 6)],
     "convolutional_projections": [(4, 2), (4, 4)],
     "rolled_windows": [(4, 3), (4, 6)],
+    "attention_operator": [(2, 4), (2, 5), (2, 6)],
+    "rotary_operator": [(2, 3)],  # the pairs share a table; the operator that turns them keeps whole query heads alike
 }
 PINNED = {
     "gqa_rope": {3: "cos axis 3"},  # by size of the group: the table has no heads

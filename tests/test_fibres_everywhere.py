@@ -140,6 +140,25 @@ def repeated() -> ModelProto:
     return b.build(b.classifier(b.op("Relu", b.hint(x, 2, 12, 6, 6)), 12))
 
 
+def one_operator(op: str, *, four: bool) -> ModelProto:
+    """6 query heads of 4 dims on 3 key heads (where the operator has groups) in one operator, 5 dims of v."""
+    b = Builder("one_operator", opset=23 if op == "Attention" else 20)
+    heads, groups = (6, 3) if op == "Attention" else (6, 6)
+    x = b.op("Relu", b.linear(b.source("x", [2, 7, 10]), 10, 9, "embed"))
+    q, k, v = (b.linear(x, 9, n * d, s) for s, n, d in (("q", heads, 4), ("k", groups, 4), ("v", groups, 5)))
+    if four:
+        q, k, v = (
+            b.transpose(b.reshape(t, 2, 7, n, -1), 0, 2, 1, 3) for t, n in ((q, heads), (k, groups), (v, groups))
+        )
+    if op == "Attention":
+        y = b.op(op, q, k, v, **({} if four else {"q_num_heads": heads, "kv_num_heads": groups}))
+        if four:
+            y = b.reshape(b.transpose(y, 0, 2, 1, 3), 2, 7, heads * 5)
+    else:
+        y = b.hint(b.op(op, q, k, v, num_heads=heads, domain="com.microsoft"), 2, 7, heads * 5)
+    return b.build(b.linear(y, heads * 5, 3, "out"))
+
+
 NETWORKS: dict[str, Callable[[], ModelProto]] = {
     "qdq": lambda: quantised(QuantFormat.QDQ, per_channel=True),
     "qdq_per_tensor": lambda: quantised(QuantFormat.QDQ, per_channel=False),
@@ -155,6 +174,9 @@ NETWORKS: dict[str, Callable[[], ModelProto]] = {
     "fused_convnet": lambda: optimised(resnext()),
     "conditional": conditional,
     "repeated": repeated,
+    "attention_operator": lambda: one_operator("Attention", four=False),
+    "attention_operator_four": lambda: one_operator("Attention", four=True),
+    "multi_head_operator": lambda: one_operator("MultiHeadAttention", four=False),
 }
 
 
@@ -171,6 +193,9 @@ FREE = {
     "depthwise_qdq": (),
     "conditional": ((3, 3),),
     "repeated": ((2, 12),),
+    "attention_operator": ((3, 2), (3, 4), (3, 5)),
+    "attention_operator_four": ((3, 2), (3, 4), (3, 5)),
+    "multi_head_operator": ((6, 4), (6, 5)),
 }
 
 

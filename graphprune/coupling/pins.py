@@ -39,6 +39,12 @@ _GROUPED: dict[str, tuple[str, int | None]] = {
 }
 _PRODUCTS = {"MatMul", "MatMulInteger", "QLinearMatMul", "com.microsoft.MatMulIntegerToFloat",
              "com.microsoft.FusedMatMul", "com.microsoft.TransposeMatMul"}  # fmt: skip
+# The attributes with the numbers of heads of queries, and of keys and values, which are inputs 0, 1 and 2.
+_ATTENTION = {
+    "Attention": ("q_num_heads", "kv_num_heads"),
+    "com.microsoft.MultiHeadAttention": ("num_heads", "num_heads"),
+    "com.microsoft.GroupQueryAttention": ("num_heads", "kv_num_heads"),
+}
 # Their axes are plain lists of positions to them.
 _FLAT = {*_REDUCTIONS, *_NORMS, *_MOVES, *_RESHAPES, *_PRODUCTS, "Gemm", "Einsum", "Gather", "Transpose", "Expand",
          "ConstantOfShape", "Shape", "Size", "DepthToSpace", "SpaceToDepth", "MaxPool", "AveragePool", "LpPool",
@@ -86,12 +92,12 @@ class Nodes:
         places = {p.tensor: p for p in factor.places}
         if any(name in places for name in node.captures):
             return False
+        if node.key in _ATTENTION:
+            return self._inside_heads(node, factor, places)
         rule = rules.find(node)
         if rule is None or not (rule.kind in _ELEMENTWISE or node.key in _FLAT or node.key in _GROUPED):
             return False
-        if node.key in _GROUPED and not self._whole_fibres(node, factor):
-            return False
-        if node.key == "Tile" and _copies(node, places):
+        if self._breaks(node, factor, places):
             return False
         held: list[_Held] = []
         for names, sign in ((node.inputs, 1), (node.outputs, -1)):
@@ -106,6 +112,12 @@ class Nodes:
             return False  # the masked reference needs GatherND and a fixed number of blocks there
         return self._ragged(node, rule.kind, held)
 
+    def _breaks(self, node: Node, factor: Factor, places: Mapping[str, Place]) -> bool:
+        """Whether an operator that sees blocks on a merged axis sees others than the factor's."""
+        if node.key == "Tile":
+            return _copies(node, places)
+        return node.key in _GROUPED and not self._whole_fibres(node, factor)
+
     def _whole_fibres(self, node: Node, factor: Factor) -> bool:
         """Whether the groups that the operator forms hold whole fibres, or each one position of one fibre."""
         attribute, weight = _GROUPED[node.key]
@@ -118,6 +130,30 @@ class Nodes:
         if groups == 1 or not axes:
             return not any((p.tensor, p.axis) in channels and not p.merged for p in factor.places)
         return all(_whole(factor, x, groups) for x in axes) or all(_single(factor, x, groups) for x in axes)
+
+    def _inside_heads(self, node: Node, factor: Factor, places: Mapping[str, Place]) -> bool:
+        """Whether an attention operator has whole heads of the factor: their dims, or the queries of a key head.
+
+        Tensors are (batch, tokens, heads * dims) or (batch, heads, tokens, dims).
+        """
+        if len(node.inputs) < 3 or not all(node.inputs[:3]):
+            return False  # packed
+        first, second = _ATTENTION[node.key]
+        for n, name in enumerate((*node.inputs, *node.outputs)):
+            place = places.get(name)
+            if place is None:
+                continue
+            if len(self.deps.types[name]) == 4:
+                if (place.axis, place.block) not in ((1, 1), (3, 1)):
+                    return False
+                continue
+            count = int(node.attrs.get(second if n in (1, 2) else first, 0))
+            axis = (
+                self._axis(name, 2) if n in (0, 1, 2, len(node.inputs)) and place.merged and place.axis == 2 else None
+            )
+            if axis is None or not count or not (_whole(factor, axis, count) or _single(factor, axis, count)):
+                return False
+        return True
 
     def _repeating(self, node: Node, held: _Held) -> bool:
         """Whether the axis of the blocks is a product with a dynamic factor."""
