@@ -46,7 +46,7 @@ FREE = {
     "weight_two_head_counts": [(2, 6)],
     "gqa_interleaved_gather": [(2, 3), (2, 4), (2, 6)],
     "gqa_tile": [(2, 3), (2, 4), (2, 6)],
-    "gqa_tiled_blocks": [(2, 3), (2, 4), (2, 6)],
+    "gqa_tiled_blocks": [(2, 3), (2, 6)],  # Tile lays out all key heads for every query of the group
     "rope_strided_slices": [(4, 3)],  # value dims alone, here and below
     "rope_reshaped_pairs": [(4, 3)],
     "rope_partial": [(4, 3)],
@@ -64,7 +64,8 @@ FREE = {
     "linear_attention_elu": [(4, 3), (4, 6)],
     "convolutional_projections": [(4, 2), (4, 4)],
     "rolled_windows": [(4, 3), (4, 6)],
-    "tile_channels": [(5, 3)],
+    "attention_operator": [(2, 4), (2, 5), (2, 6)],
+    "rotary_operator": [(2, 3)],  # the pairs share a table; the operator that turns them keeps whole query heads alike
 }
 PINNED = {
     "gqa_rope": {3: "cos axis 3"},  # by size of the group: the table has no heads
@@ -294,6 +295,14 @@ def comparing(kind: str) -> ModelProto:
     elif kind == "turned":  # the other way round: blocks inside offsets
         y, n = b.reshape(b.transpose(x, 0, 1, 3, 2), 2, 5, 12), 12
         y = b.reshape(y, 2, 5, 3, 4)
+    elif kind == "unit across":  # at every offset, over the blocks
+        y, n = b.op("LpNormalization", x, axis=2), 12
+    elif kind == "norm over blocks":  # the offsets as channels, the blocks as positions
+        y = b.op("InstanceNormalization", b.hint(b.transpose(x, 0, 3, 1, 2), 2, 6, 5, 2), b.weight(6), b.weight(6))
+        y, n = b.transpose(b.hint(y, 2, 6, 5, 2), 0, 2, 3, 1), 12
+    elif kind == "mean over blocks":
+        y = b.op("MeanVarianceNormalization", b.hint(x, 2, 5, 2, 6), axes=[1, 2])
+        y, n = b.hint(y, 2, 5, 2, 6), 12
     elif kind == "norm across":
         y = b.transpose(b.reshape(b.transpose(x, 0, 3, 2, 1), 2, 12, 5), 0, 1, 2)
         y = b.op("GroupNormalization", y, b.weight(12), b.weight(12), num_groups=6)
@@ -303,7 +312,13 @@ def comparing(kind: str) -> ModelProto:
     return b.build(b.linear(b.reshape(y, 2, 5, n), n, 3, "out"))
 
 
-@pytest.mark.parametrize("kind", ["gram", "across", "reversed", "turned", "norm across", "shared scale"])
+COMPARING = [
+    "gram", "across", "reversed", "turned", "norm across", "unit across", "norm over blocks", "mean over blocks",
+    "shared scale",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", COMPARING)
 def test_blocks_that_are_compared_are_pinned(kind: str) -> None:
     deps = api.analyze(comparing(kind))
     sizes = {(f.number, f.size) for f in deps.fibres.factors}
@@ -319,11 +334,45 @@ def verify_random(deps: api.DependencyGraph) -> bool:
 def test_what_is_called_free_must_be(monkeypatch: pytest.MonkeyPatch) -> None:
     """Were the operators not asked, choices per block would break these models: the verification says so."""
     monkeypatch.setattr("graphprune.coupling.pins.Nodes.obstacle", lambda self, factor: "")
-    for kind in ("gram", "norm across"):
+    for kind in ("gram", "norm across", "unit across", "mean over blocks"):
         wrong = random_fibres(api.analyze(comparing(kind)), 1)
         factor = wrong.chosen[0].factor
         cut = wrong.cut(factor.units[: factor.size // 2])
         assert not verify_cut(cut, rewrite(cut)).passed
+
+
+@pytest.mark.parametrize(("name", "copies"), [("tile_channels", 3), ("gqa_tiled_blocks", 4)])
+def test_copies_that_tile_lays_out_leave_alike(name: str, copies: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Tile lays out all blocks for every copy: were other copies left of each block, they would change places."""
+    model = GRAPHS[name]()
+    assert copies not in [f.size for f in api.analyze(model).fibres.factors]
+    assert verify_random(api.analyze(model))
+    monkeypatch.setattr("graphprune.coupling.pins._copies", lambda node, places: False)
+    wrong = random_fibres(api.analyze(model), 1)
+    units = next(c.factor.units for c in wrong.chosen if c.factor.size == copies)
+    cut = wrong.cut(units[: copies // 2])
+    assert not verify_cut(cut, rewrite(cut)).passed
+
+
+def test_padding_leaves_alike() -> None:
+    """Two positions in front, one behind: every block has to keep as many on each side."""
+    b = Builder("padding", opset=21)
+    x = b.reshape(b.linear(b.source("x", [2, 5, 7]), 7, 12, "in"), 2, 5, 3, 4)
+    x = b.op("Add", b.op("Pad", x, b.ints(0, 0, 0, 2, 0, 0, 0, 1)), b.weight(3, 7))
+    deps = api.analyze(b.build(b.linear(b.reshape(x, 2, 5, 21), 21, 3, "out")))
+    assert sorted(f.size for f in deps.fibres.factors) == []
+    assert sorted(g.size for g in deps.groups) == [3, 3, 4]
+    assert verify_random(deps)
+
+
+def test_copies_on_an_axis_of_their_own_are_free() -> None:
+    """One position repeated beside the blocks: whichever copies are left, they stand in their block."""
+    b = Builder("copies", opset=21)
+    x = b.reshape(b.linear(b.source("x", [2, 5, 7]), 7, 3, "in"), 2, 5, 3, 1)
+    x = b.op("Mul", b.op("Tile", x, b.ints(1, 1, 1, 4)), b.weight(3, 4))
+    deps = api.analyze(b.build(b.linear(b.reshape(x, 2, 5, 12), 12, 3, "out")))
+    assert [(f.number, f.size) for f in deps.fibres.factors] == [(3, 4)]
+    assert verify_random(deps)
 
 
 @pytest.mark.parametrize("opset", [9, 10, 13])

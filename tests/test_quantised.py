@@ -25,6 +25,7 @@ from graphprune.verify.oracle import masked_reference
 from graphprune.verify.run import Runner, random_feeds
 from tests.commandline import refused
 from tests.cuts import assert_random_removals_verify, random_cut
+from tests.graphs import Builder
 from tests.graphs.quantised import convnet, decoder, dynamic, mlp, nbits, optimised, static
 
 if TYPE_CHECKING:
@@ -233,6 +234,33 @@ def test_a_wrong_slice_is_seen(how: QuantFormat, which: str) -> None:
     array = np.roll(value.const_value.numpy(), 1, axis=0)
     value.const_value = ir.Tensor(array + 3 if which == "zero_point" else array, dtype=value.const_value.dtype)
     assert not verify_cut(cut, good).passed
+
+
+@pytest.mark.parametrize("form", ["float", "blocks", "fused"])
+def test_tokens_differ(form: str) -> None:
+    """Were all tokens the same, attention would be the same whatever is left of queries and keys."""
+    source = decoder()
+    if form == "blocks":
+        source = nbits(source, QuantFormat.QOperator, 4, symmetric=True)
+        assert operators(source)["GatherBlockQuantized"] == 1
+    if form == "fused":
+        source = embedding()
+    drawn = random_feeds(load(source), 1, 0)[1]
+    assert len(np.unique(drawn["ids"])) > 10
+    assert int(drawn["ids"].max()) < 50
+    if form == "fused":
+        assert set(np.unique(drawn["segments"])) == {0, 1, 2}
+
+
+def embedding() -> ModelProto:
+    """50 words, 64 places and 3 segments looked up, added and normalised by one operator."""
+    b = Builder("embedding")
+    ids, segments = (b.source(n, ["b", "s"], onnx.TensorProto.INT32) for n in ("ids", "segments"))
+    tables = [b.weight(n, 8) for n in (50, 64, 3)]
+    out = b.ops(
+        "EmbedLayerNormalization", ids, segments, *tables, b.weight(8), b.weight(8), outputs=2, domain="com.microsoft"
+    )
+    return b.build(b.linear(b.hint(out[0], "b", "s", 8), 8, 3, "head"))
 
 
 def test_powers_of_two_depend_on_the_value_alone() -> None:

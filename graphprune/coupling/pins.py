@@ -12,14 +12,14 @@ An operator that is not listed here pins what it touches.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from graphprune import rules
 from graphprune.algebra import Axis
-from graphprune.coupling.factor import Factor, even
+from graphprune.coupling.factor import Factor, Place, even
 from graphprune.coupling.groups import DependencyGraph
 from graphprune.graph.fuse import PERMUTE
 from graphprune.graph.model import Node
@@ -31,13 +31,30 @@ _NORMS = {"InstanceNormalization", "LayerNormalization", "RMSNormalization", "Si
           "LpNormalization", "MeanVarianceNormalization", "Softmax", "LogSoftmax", "Hardmax"}  # fmt: skip
 _MOVES = {"Concat", "Split", "Slice", "Pad", "Resize", "Upsample", "Tile", f"graphprune.{PERMUTE}"}
 _RESHAPES = {"Reshape", "Flatten", "Squeeze", "Unsqueeze"}
-_GROUPED = {"Conv": "group", "com.microsoft.FusedConv": "group", "ConvTranspose": "group",
-            "GroupNormalization": "num_groups"}  # fmt: skip
+# The attribute with the number of groups, and the input with the weight, for convolutions.
+_GROUPED: dict[str, tuple[str, int | None]] = {
+    **dict.fromkeys(("Conv", "com.microsoft.FusedConv", "ConvTranspose", "ConvInteger"), ("group", 1)),
+    **dict.fromkeys(("QLinearConv", "com.microsoft.QLinearConv"), ("group", 3)),
+    "GroupNormalization": ("num_groups", None),
+}
+_PRODUCTS = {"MatMul", "MatMulInteger", "QLinearMatMul", "com.microsoft.MatMulIntegerToFloat",
+             "com.microsoft.FusedMatMul", "com.microsoft.TransposeMatMul"}  # fmt: skip
+# The attributes with the numbers of heads of queries, and of keys and values, which are inputs 0, 1 and 2.
+_ATTENTION = {
+    "Attention": ("q_num_heads", "kv_num_heads"),
+    "com.microsoft.MultiHeadAttention": ("num_heads", "num_heads"),
+    "com.microsoft.GroupQueryAttention": ("num_heads", "kv_num_heads"),
+}
 # Their axes are plain lists of positions to them.
-_FLAT = {*_REDUCTIONS, *_NORMS, *_MOVES, *_RESHAPES, "MatMul", "Gemm", "Einsum", "Gather", "Transpose", "Expand",
+_FLAT = {*_REDUCTIONS, *_NORMS, *_MOVES, *_RESHAPES, *_PRODUCTS, "Gemm", "Einsum", "Gather", "Transpose", "Expand",
          "ConstantOfShape", "Shape", "Size", "DepthToSpace", "SpaceToDepth", "MaxPool", "AveragePool", "LpPool",
          "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool", "LRN", "ArgMax", "ArgMin", "TopK", "CumSum",
-         "LSTM", "GRU", "RNN"}  # fmt: skip
+         "LSTM", "GRU", "RNN", "DynamicQuantizeLinear",
+         *(f"com.microsoft.{op}" for op in (
+             "FusedGemm", "QGemm", "DynamicQuantizeMatMul", "MatMulNBits", "QLinearConcat", "QLinearSoftmax",
+             "QLinearAveragePool", "QLinearGlobalAveragePool", "SkipLayerNormalization",
+             "SkipSimplifiedLayerNormalization",
+         ))}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +92,12 @@ class Nodes:
         places = {p.tensor: p for p in factor.places}
         if any(name in places for name in node.captures):
             return False
+        if node.key in _ATTENTION:
+            return self._inside_heads(node, factor, places)
         rule = rules.find(node)
         if rule is None or not (rule.kind in _ELEMENTWISE or node.key in _FLAT or node.key in _GROUPED):
             return False
-        if node.key in _GROUPED and not self._whole_fibres(node, factor):
+        if self._breaks(node, factor, places):
             return False
         held: list[_Held] = []
         for names, sign in ((node.inputs, 1), (node.outputs, -1)):
@@ -93,17 +112,48 @@ class Nodes:
             return False  # the masked reference needs GatherND and a fixed number of blocks there
         return self._ragged(node, rule.kind, held)
 
+    def _breaks(self, node: Node, factor: Factor, places: Mapping[str, Place]) -> bool:
+        """Whether an operator that sees blocks on a merged axis sees others than the factor's."""
+        if node.key == "Tile":
+            return _copies(node, places)
+        return node.key in _GROUPED and not self._whole_fibres(node, factor)
+
     def _whole_fibres(self, node: Node, factor: Factor) -> bool:
         """Whether the groups that the operator forms hold whole fibres, or each one position of one fibre."""
-        groups = int(node.attrs.get(_GROUPED[node.key], 1))
+        attribute, weight = _GROUPED[node.key]
+        groups = int(node.attrs.get(attribute, 1))
         channels = [(node.inputs[0], 1), (node.outputs[0], 1)]
-        if node.key != "GroupNormalization":
-            channels.append((node.inputs[1], 0))
+        if weight is not None:
+            channels.append((node.inputs[weight], 0))
         merged = {(p.tensor, p.axis) for p in factor.places if p.merged}
         axes = [self.deps.types[name][a] for name, a in channels if (name, a) in merged]
         if groups == 1 or not axes:
             return not any((p.tensor, p.axis) in channels and not p.merged for p in factor.places)
         return all(_whole(factor, x, groups) for x in axes) or all(_single(factor, x, groups) for x in axes)
+
+    def _inside_heads(self, node: Node, factor: Factor, places: Mapping[str, Place]) -> bool:
+        """Whether an attention operator has whole heads of the factor: their dims, or the queries of a key head.
+
+        Tensors are (batch, tokens, heads * dims) or (batch, heads, tokens, dims).
+        """
+        if len(node.inputs) < 3 or not all(node.inputs[:3]):
+            return False  # packed
+        first, second = _ATTENTION[node.key]
+        for n, name in enumerate((*node.inputs, *node.outputs)):
+            place = places.get(name)
+            if place is None:
+                continue
+            if len(self.deps.types[name]) == 4:
+                if (place.axis, place.block) not in ((1, 1), (3, 1)):
+                    return False
+                continue
+            count = int(node.attrs.get(second if n in (1, 2) else first, 0))
+            axis = (
+                self._axis(name, 2) if n in (0, 1, 2, len(node.inputs)) and place.merged and place.axis == 2 else None
+            )
+            if axis is None or not count or not (_whole(factor, axis, count) or _single(factor, axis, count)):
+                return False
+        return True
 
     def _repeating(self, node: Node, held: _Held) -> bool:
         """Whether the axis of the blocks is a product with a dynamic factor."""
@@ -115,12 +165,16 @@ class Nodes:
 
     def _ragged(self, node: Node, kind: str, held: Sequence[_Held]) -> bool:
         """Whether an operator leaves the order inside every block of its ragged operands alone."""
+        if self._across(node, held):
+            return False
         if kind in _ELEMENTWISE or node.key in _REDUCTIONS | _NORMS | {"Transpose", "Expand", "ConstantOfShape"}:
+            return True
+        if node.key == "DynamicQuantizeLinear":  # the range of all that is kept
             return True
         if node.key in ("Shape", "Size"):
             return True
-        if node.key in ("Conv", "com.microsoft.FusedConv", "ConvTranspose"):
-            return all((h.slot, h.axis, h.block) == (1, 1, 0) for h in held)
+        if node.key in _GROUPED:
+            return all((h.slot, h.axis, h.block) == (_GROUPED[node.key][1], 1, 0) for h in held)
         if node.key in _RESHAPES:  # C order goes through one block after the other
             return all(h.block < h.axis for h in held)
         check = _CHECKS.get(node.key)
@@ -128,8 +182,15 @@ class Nodes:
             return check(self, node, held)
         return node.key in _MOVES and self._unmoved(node, held)
 
-    def _matmul(self, node: Node, held: Sequence[_Held]) -> bool:  # noqa: ARG002 - checks share one signature
+    def _across(self, node: Node, held: Sequence[_Held]) -> bool:
+        """Whether it sums or takes statistics over the blocks at each position of a ragged operand."""
+        over = {s.axis for s in self.deps.sites if s.node == node.name and s.slot == 0}
+        return any(h.slot == 0 and h.block in over and h.axis not in over for h in held)
+
+    def _matmul(self, node: Node, held: Sequence[_Held]) -> bool:
         """Blocks are matrices: their axis is a batch axis, the same one in all operands."""
+        if any(node.attrs.get(f"transBatch{side}", 0) for side in "AB"):
+            return False
         return len({h.block - h.rank for h in held}) == 1 and all(h.block - h.rank < -2 for h in held)
 
     def _einsum(self, node: Node, held: Sequence[_Held]) -> bool:
@@ -155,9 +216,20 @@ class Nodes:
         """Every operand has the same labels on the ragged axis: nothing happens along it."""
         if len({(h.axis, h.rank) for h in held}) != 1:
             return False
+        if node.key == "Pad" and all(h.slot < 0 for h in held):
+            return False  # it makes the positions, in front and behind in numbers of its own
         names = [node.inputs[h.slot] if h.slot >= 0 else node.outputs[-1 - h.slot] for h in held]
         a = held[0].axis
         return len({id(self._axis(name, a)) for name in names}) == 1 and any(h.slot < 0 for h in held)
+
+
+def _copies(node: Node, places: Mapping[str, Place]) -> bool:
+    """Whether a Tile makes the factor on the axis of the blocks: it lays out all blocks, once for every copy.
+
+    Blocks that kept other copies would stand in another order behind it.
+    """
+    before, after = places.get(node.inputs[0]), places.get(node.outputs[0])
+    return after is not None and after.merged and before is None
 
 
 def _whole(factor: Factor, axis: Axis | None, groups: int) -> bool:
@@ -180,7 +252,7 @@ def _single(factor: Factor, axis: Axis | None, groups: int) -> bool:
 
 _Check = Callable[[Nodes, Node, Sequence[_Held]], bool]
 _CHECKS: dict[str, _Check] = {
-    "MatMul": Nodes._matmul,
+    **dict.fromkeys(_PRODUCTS, Nodes._matmul),
     "Einsum": Nodes._einsum,
     "Gather": Nodes._gather,
 }

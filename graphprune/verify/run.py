@@ -183,6 +183,15 @@ def _length(graph: Graph, shape: Sequence[int]) -> int:
     return max((s[1] for s in graph.input_shapes[0].values() if len(s) > 1), default=1)
 
 
+# Operators and inputs that name rows of a table: the table's input and the attribute that says along which axis.
+_TABLES = {
+    ("Gather", 1): (0, "axis"),
+    ("com.microsoft.GatherBlockQuantized", 1): (0, "gather_axis"),
+    ("com.microsoft.EmbedLayerNormalization", 0): (2, ""),
+    ("com.microsoft.EmbedLayerNormalization", 1): (4, ""),
+}
+
+
 def _index_limits(graph: Graph) -> dict[str, int]:
     """For integer inputs that end up as indices: how many rows they may name."""
     consumers: dict[str, list[tuple[Node, int]]] = {}
@@ -196,9 +205,10 @@ def _index_limits(graph: Graph) -> dict[str, int]:
         front, seen = [name], {name}
         while front:
             for node, slot in consumers.get(front.pop(), []):
-                if node.op == "Gather" and slot == 1:
-                    shape = graph.values[node.inputs[0]].shape
-                    rows = (shape or (2,))[int(node.attrs.get("axis", 0))]
+                if (node.key, slot) in _TABLES:
+                    table, axis = _TABLES[node.key, slot]
+                    shape = graph.values[node.inputs[table]].shape
+                    rows = (shape or (2,))[int(node.attrs.get(axis, 0))]
                     out[name] = min(out.get(name, rows), rows)
                 elif node.op == "OneHot" and slot == 0:
                     depth = graph.constant(node.inputs[1])
