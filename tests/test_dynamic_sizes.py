@@ -176,7 +176,7 @@ def test_random_removals(name: str) -> None:
 def test_what_is_free_in_them() -> None:
     """By hand, so that the equalities are about something."""
     sizes: Mapping[str, list[int]] = {
-        "convnet": [8, 12, 14, 16],  # upsampled, stem, tokens, coarse; what is normalised by a computed size stays
+        "convnet": [3, 8, 12, 14, 16],  # groups of a norm over a computed size, upsampled, stem, tokens, coarse
         "transformer": [3, 3, 8, 8, 8, 8, 24, 40, 40],  # per layer: heads, dims of q and k, dims of v, inner
         "windows": [2, 6, 6, 10],
     }

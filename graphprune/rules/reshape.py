@@ -54,7 +54,7 @@ def matched_axes(start: Value, end: Value) -> list[tuple[list[int], list[int]]]:
 
 
 def _peel(r: Relate, left: list[tuple[Axis, bool]], right: list[tuple[int, int, bool]], out: list[Axis]) -> None:
-    """Match a run with a dynamic size from its static right end; what remains becomes one product."""
+    """Match a run with a dynamic size from its static ends, right before left; what remains becomes one product."""
     right = list(right)
     while len(right) > 1 and left and not left[-1][1] and not right[-1][2]:
         (axis, _), (j, size, _) = left.pop(), right.pop()
@@ -66,6 +66,12 @@ def _peel(r: Relate, left: list[tuple[Axis, bool]], right: list[tuple[int, int, 
         if axis.n > size:
             outer, axis = r.split(axis, axis.n // size, size)
             left.append((outer, False))
+        out[j] = axis
+    while len(right) > 1 and left and not left[0][1] and not right[0][2] and left[0][0].n % right[0][1] == 0:
+        (axis, _), (j, size, _) = left.pop(0), right.pop(0)
+        if axis.n > size:
+            axis, inner = r.split(axis, size, axis.n // size)
+            left.insert(0, (inner, False))
         out[j] = axis
     if len(right) == 1 and right[0][1] == int(np.prod([a.n for a, _ in left], dtype=np.int64)):
         out[right[0][0]] = r.product(left)

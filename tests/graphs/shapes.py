@@ -138,3 +138,15 @@ def constant_of_shape() -> ModelProto:
     x = b.linear(b.source("hidden", [2, 10]), 10, 6, "fc1")
     x = b.op("Tanh", b.op("Add", x, b.op("ConstantOfShape", b.ints(2, 6))))
     return b.build(b.linear(b.op("Relu", b.linear(x, 6, 7, "fc2")), 7, 5, "fc3"))
+
+
+@golden(3, 7)
+def dynamic_image_groupnorm() -> ModelProto:
+    """Group norm spelled out at any height and width: whole groups leave; 4 offsets lie in one axis with the pixels."""
+    b = Builder("dynamic_image_groupnorm")
+    x = b.conv(b.source("image", ["batch", 3, "height", "width"]), 3, 12, name="conv1")
+    scale = b.weight(3, offset=1, fan_in=9, name="norm.scale")
+    y = b.op("InstanceNormalization", b.reshape(x, 0, 3, -1), scale, b.weight(3, name="norm.bias"))
+    y = b.op("Mul", b.op("Reshape", y, b.op("Shape", x)), b.weight(12, 1, 1, name="gamma"))
+    x = b.op("Relu", b.op("Add", y, b.weight(12, 1, 1, name="beta")))
+    return b.build(b.classifier(b.conv_relu(x, 12, 7, name="conv2"), 7))
