@@ -39,15 +39,27 @@ def indices_that_are_computed_from_channels() -> ModelProto:
     return b.build(b.op("MatMul", b.transpose(out, 0, 2, 1), b.weight(3, 2, name="over_data")))
 
 
-@graph(4)
-def gather_elements_reads_from_the_front() -> ModelProto:
-    """Indices narrower than the data leave its last columns unread: nothing of that axis may move (found by the
-    black-box oracle)."""
+def _read_from_the_front(width: int, *, summed: bool) -> ModelProto:
+    """Elements of four rows of five, at computed indices that are ``width`` wide."""
     b = Builder("g")
     data = b.linear(b.source("x", [4, 3]), 3, 5, "data")
-    index = b.op("Cast", b.op("Floor", b.const(np.full((4, 3), 2.5, np.float32), "float_index")), to=TensorProto.INT64)
-    out = b.op("GatherElements", data, index, axis=0)
-    return b.build(b.op("MatMul", b.weight(2, 4, name="last"), out))
+    floats = b.const(np.full((4, width), 2.5, np.float32), "float_index")
+    index = b.op("Cast", b.op("Floor", floats), to=TensorProto.INT64)
+    out = b.op("MatMul", b.weight(2, 4, name="last"), b.op("GatherElements", data, index, axis=0))
+    return b.build(b.linear(out, width, 2, "sum") if summed else out)
+
+
+@graph(2, 4)
+def gather_elements_reads_from_the_front() -> ModelProto:
+    """Indices narrower than the data leave its last columns unread: those may leave, the others go with the indices'
+    (found by the black-box oracle)."""
+    return _read_from_the_front(3, summed=False)
+
+
+@graph(2, 3, 4)
+def gather_elements_reads_a_free_front() -> ModelProto:
+    """The same with a consumer over the columns that are read."""
+    return _read_from_the_front(3, summed=True)
 
 
 @graph(6)
