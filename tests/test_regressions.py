@@ -75,6 +75,18 @@ def an_operator_of_onnxruntime_alone() -> ModelProto:
     return helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
 
+@graph(5)
+def attention_with_one_head_of_one_dim() -> ModelProto:
+    """A single position split into (1, 1) has no factor to hold its unit: it may not leave unseen (found by the
+    black-box oracle)."""
+    b = Builder("g")
+    x = b.linear(b.source("x", [2, 4, 3]), 3, 5, "first")
+    packed = b.weight(5, 3, name="packed"), b.weight(3, name="bias")
+    x = b.op("Attention", x, *packed, domain="com.microsoft", num_heads=1, qkv_hidden_sizes=[1, 1, 1])
+    b.hint(x, 2, 4, 1)
+    return b.build(b.hint(b.linear(x, 1, 2, "last"), 2, 4, 2))
+
+
 @pytest.mark.parametrize("name", GRAPHS)
 def test_removals_verify(name: str) -> None:
     make, sizes = GRAPHS[name]
