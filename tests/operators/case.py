@@ -153,6 +153,7 @@ class Built:
         self.stored: dict[str, Array] = {}
         self.sources: dict[str, list[str]] = {}
         self.feeds: dict[str, Array] = {}
+        self.given: list[Any] = []  # inputs as the case writes them, after their draw
         self.parts: dict[str, list[str]] = {}  # tensors in an input that is a sequence or optional
         names = [self._source(i, arg) for i, arg in enumerate(one.inputs)]
         self.arguments = names
@@ -196,6 +197,7 @@ class Built:
     def _source(self, i: int, arg: Arg) -> str:
         name = f"arg{i}"
         value = self._drawn(arg)
+        self.given.append(value)
         if isinstance(value, str):
             return self._tensor(name, value) if value else ""
         if isinstance(value, float):
