@@ -46,7 +46,7 @@ FREE = {
     "weight_two_head_counts": [(2, 6)],
     "gqa_interleaved_gather": [(2, 3), (2, 4), (2, 6)],
     "gqa_tile": [(2, 3), (2, 4), (2, 6)],
-    "gqa_tiled_blocks": [(2, 3), (2, 4), (2, 6)],
+    "gqa_tiled_blocks": [(2, 3), (2, 6)],  # a Tile makes whole copies of all heads, not others of each
     "rope_strided_slices": [(4, 3)],  # value dims alone, here and below
     "rope_reshaped_pairs": [(4, 3)],
     "rope_partial": [(4, 3)],
@@ -64,7 +64,6 @@ FREE = {
     "linear_attention_elu": [(4, 3), (4, 6)],
     "convolutional_projections": [(4, 2), (4, 4)],
     "rolled_windows": [(4, 3), (4, 6)],
-    "tile_channels": [(5, 3)],
 }
 PINNED = {
     "gqa_rope": {3: "cos axis 3"},  # by size of the group: the table has no heads

@@ -12,14 +12,14 @@ An operator that is not listed here pins what it touches.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from graphprune import rules
 from graphprune.algebra import Axis
-from graphprune.coupling.factor import Factor, even
+from graphprune.coupling.factor import Factor, Place, even
 from graphprune.coupling.groups import DependencyGraph
 from graphprune.graph.fuse import PERMUTE
 from graphprune.graph.model import Node
@@ -80,6 +80,8 @@ class Nodes:
             return False
         if node.key in _GROUPED and not self._whole_fibres(node, factor):
             return False
+        if node.key == "Tile" and self._tiled(node, places):
+            return False
         held: list[_Held] = []
         for names, sign in ((node.inputs, 1), (node.outputs, -1)):
             for slot, name in enumerate(names):
@@ -104,6 +106,11 @@ class Nodes:
         if groups == 1 or not axes:
             return not any((p.tensor, p.axis) in channels and not p.merged for p in factor.places)
         return all(_whole(factor, x, groups) for x in axes) or all(_single(factor, x, groups) for x in axes)
+
+    def _tiled(self, node: Node, places: Mapping[str, Place]) -> bool:
+        """Whether other copies would be left for every position: a Tile makes whole ones."""
+        out = places.get(node.outputs[0])
+        return out is not None and out.merged and node.inputs[0] not in places
 
     def _repeating(self, node: Node, held: _Held) -> bool:
         """Whether the axis of the blocks is a product with a dynamic factor."""

@@ -55,6 +55,8 @@ def loop(s: State, v: Value) -> list[Value]:
     )
     turns = s.number(2, 3)
     last, seen = s.b.ops("Loop", s.b.const(np.int64(turns)), "", v.name, outputs=2, body=turn)
+    s.b.hint(last, *v.shape)
+    s.b.hint(seen, turns, *v.shape)
     return [Value(last, v.shape, 1), Value(seen, (turns, *v.shape), 1)]
 
 
@@ -77,4 +79,6 @@ def scan(s: State, v: Value) -> list[Value]:
     start = s.b.const(np.zeros((rest, hidden), np.float32))
     last, steps = s.b.ops("Scan", start, v.name, outputs=2, body=cell, num_scan_inputs=1, **more)
     shape = (rest, v.shape[axis], out) if axis else (v.shape[axis], rest, out)
+    s.b.hint(last, rest, hidden)
+    s.b.hint(steps, *shape)
     return [Value(last, (rest, hidden), 1), Value(steps, shape, 1)]
