@@ -95,6 +95,15 @@ def copies_of_a_tile() -> ModelProto:
     return b.build(b.linear(b.op("Tanh", x), 12, 2, "last"))
 
 
+@graph(3, 3, 5)
+def padding_in_front_and_behind() -> ModelProto:
+    """Padded positions may leave, the same ones in all rows: a Pad has as many in front of one row as of another."""
+    b = Builder("g")
+    x = b.reshape(b.linear(b.source("x", [1, 4]), 4, 15, "first"), 3, 5)
+    x = b.op("Pad", x, b.ints(0, 1, 0, 2), b.scalar(0.5))
+    return b.build(b.linear(b.op("Tanh", b.reshape(x, 1, 24)), 24, 2, "last"))
+
+
 @graph(4)
 def an_integer_product_before_where() -> ModelProto:
     """Opset 7 knows no Where, and Gemm has a bias there, which onnxruntime's own integer product need not have."""
@@ -121,8 +130,10 @@ def a_batch_transposed_in_half_precision() -> ModelProto:
     """onnxruntime's fusion of the Transpose into the MatMul ends the process in float16: it has to be left out."""
     b = Builder("g")
     x = b.op("MatMul", b.source("x", [1, 2, 3], TensorProto.FLOAT16), b.const(b.sample(3, 4).astype(np.float16)))
-    x = b.op("MatMul", b.transpose(x, 1, 2, 0), b.const(b.sample(1, 7).astype(np.float16)))
-    return b.build(b.op("MatMul", x, b.const(b.sample(7, 2).astype(np.float16))))
+    turned = b.transpose(x, 1, 2, 0)
+    x = b.op("MatMul", turned, b.const(b.sample(1, 7).astype(np.float16)))
+    last = b.op("MatMul", b.reshape(turned, 2, 4), b.const(b.sample(4, 2).astype(np.float16)))
+    return b.build(b.op("MatMul", x, b.const(b.sample(7, 2).astype(np.float16))), last)
 
 
 @pytest.mark.parametrize("name", GRAPHS)

@@ -162,6 +162,8 @@ class Nodes:
         """Every operand has the same labels on the ragged axis: nothing happens along it."""
         if len({(h.axis, h.rank) for h in held}) != 1:
             return False
+        if node.key == "Pad" and all(h.slot < 0 for h in held):
+            return False  # its own positions: it adds as many in front of every block
         names = [node.inputs[h.slot] if h.slot >= 0 else node.outputs[-1 - h.slot] for h in held]
         a = held[0].axis
         return len({id(self._axis(name, a)) for name in names}) == 1 and any(h.slot < 0 for h in held)
