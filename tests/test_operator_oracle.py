@@ -10,8 +10,9 @@ from graphprune.verify.run import CannotRun, Runner, random_feeds
 from graphprune.verify.valid import check_valid
 from tests.cuts import pruned_and_checked, random_cut, summary
 from tests.operators import CASES, Case
-from tests.operators.blackbox import Probe, Refused, removals, varied
+from tests.operators.blackbox import Probe, Refused, removals
 from tests.operators.case import Built
+from tests.operators.variation import varied
 
 VARIED = 3
 

@@ -18,6 +18,9 @@ def split(store: Units, axis: Axis, outer: int, inner: int, why: int) -> tuple[A
     neither is frozen for the reason ``why``.
     """
     a = store.plain(axis, why)
+    if outer == inner == 1:  # no factor holds the unit of a single position: it would be lost, and leave unseen
+        store.freeze(a, why)
+        a = store.resolve(a)
     if a.units is None or outer == 1 or inner == 1:
         rest = a.why or why
         return (

@@ -22,6 +22,7 @@ from graphprune.graph.contrib import TWINS, as_twin, contrib_types
 from graphprune.graph.control import BadSizes, infer_control, is_control
 from graphprune.graph.custom import custom
 from graphprune.graph.evaluate import MAX_KNOWN, Evaluator
+from graphprune.graph.integer_shapes import TWIN_OPSET
 from graphprune.graph.scopes import constant_tensor, tensor_shape
 from graphprune.graph.types import UNKNOWN, Shape, Typed, container_of, read_type, type_proto
 
@@ -237,9 +238,10 @@ class Pass:
         key = (domain, op)
         if key not in self.caches.schemas:
             domain = "" if domain == "ai.onnx" else domain
-            if f"{domain}.{op}" in TWINS:
-                domain, op = "", TWINS[f"{domain}.{op}"]
-            version = self.opsets.get(domain, 1)
+            twin = TWINS.get(f"{domain}.{op}")
+            if twin is not None:
+                domain, op = "", twin
+            version = max(self.opsets.get(domain, 1), TWIN_OPSET if twin is not None else 1)
             schema = defs.get_schema(op, version, domain) if defs.has(op, version, domain) else None
             self.caches.schemas[key] = None if schema is not None and schema.deprecated else schema
         return self.caches.schemas[key]

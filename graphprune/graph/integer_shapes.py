@@ -40,6 +40,7 @@ class Call:
         return self.node.attributes.get_int(name, default)
 
 
+TWIN_OPSET = 20  # operators of onnxruntime are like the standard ones of today, whatever the model's opset
 Shaper = Callable[[Call], tuple[Typed | None, ...]]
 
 
@@ -60,7 +61,8 @@ def twin(op: str, slots: Callable[[int], Sequence[int]], dtype: Callable[[Call],
         used = [s for s in slots(len(call.inputs)) if s < len(call.inputs)]
         if call.attr("channels_last", 0) or any(call.shape(s) is None for s in used):
             return ()
-        schema = defs.get_schema(op, call.opset, "")
+        opset = max(call.opset, TWIN_OPSET)
+        schema = defs.get_schema(op, opset, "")
         proto = onnx.NodeProto(op_type=op, input=[f"i{s}" for s in used], output=["o"])
         known = [a for n, a in call.node.attributes.items() if n in schema.attributes]
         proto.attribute.extend(ir.to_proto(a) for a in known)
@@ -69,7 +71,7 @@ def twin(op: str, slots: Callable[[int], Sequence[int]], dtype: Callable[[Call],
             proto,
             {f"i{s}": _typed(call.dtype(s), call.shape(s) or ()) for s in used},
             {},
-            opset_imports=[helper.make_opsetid("", call.opset)],
+            opset_imports=[helper.make_opsetid("", opset)],
             ir_version=onnx.IR_VERSION,
         )
         return ((dtype(call), _dims(found.get("o"))),)

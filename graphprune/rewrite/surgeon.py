@@ -11,6 +11,7 @@ import onnx_ir as ir
 from graphprune.coupling.cut import Cut
 from graphprune.graph.model import Array, Node
 from graphprune.graph.scopes import all_values, source_nodes, tensor_shape
+from graphprune.rewrite.masks import WHERE_OPSET, mask_by_product, mask_integers
 from graphprune.rewrite.values import home, replace_output
 from graphprune.rules.edit import COMPUTED, Change
 
@@ -198,17 +199,14 @@ class Surgeon:
     def overlay(
         self, value: ir.Value, keep: Array, other: Array | ir.Value, at: ir.Node, *, after: bool = False
     ) -> ir.Value:
-        """``value`` where ``keep``, else ``other``, made beside ``at``; Where only came with opset 9."""
-        if isinstance(other, ir.Value) or self.model.graph.opset_imports.get("", 1) >= 9:
+        """``value`` where ``keep``, else ``other``, made beside ``at``."""
+        if self.model.graph.opset_imports.get("", 1) >= WHERE_OPSET:
             fixed = other if isinstance(other, ir.Value) else self.constant(f"{value.name}_fixed", other)
             operands = [self._bools(f"{value.name}_mask", keep), value, fixed]
             return self.insert("Where", operands, {}, at, after=after)
-        factors, terms = keep.astype(other.dtype), np.where(keep, np.zeros_like(other), other)
-        held = self.insert("Mul", [value, self.constant(f"{value.name}_mask", factors)], {}, at, after=after)
-        maker = held.producer()
-        if not terms.any() or maker is None:
-            return held
-        return self.insert("Add", [held, self.constant(f"{value.name}_fixed", terms)], {}, maker, after=True)
+        if isinstance(other, ir.Value):
+            return mask_integers(self, value, keep, other, at)
+        return mask_by_product(self, value, keep, other, at, after=after)
 
     def hand_over(self, old: ir.Value, new: ir.Value) -> None:
         """Give a new value the name of an old one, and its place among the graph outputs."""

@@ -91,5 +91,4 @@ def gather_blocks(r: Relate) -> None:
             r.tie(3, a, held if a == axis else axes[a])
     if per_byte > 1:
         axes[axis] = r.index(axes[axis], np.arange(axes[axis].n * per_byte) // per_byte)
-    indices = [r.frozen(n, "its positions are indices") for n in r.shape(1)]
-    r.out([*axes[:rows], *indices, *axes[rows + 1 :]])
+    r.out([*axes[:rows], *r.axes(1), *axes[rows + 1 :]])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from graphprune.rules.context import Relate
 from graphprune.rules.edit import Edit
-from graphprune.rules.kinds import broadcast
+from graphprune.rules.kinds import broadcast, statistics
 from graphprune.rules.registry import rule
 
 
@@ -17,8 +17,9 @@ from graphprune.rules.registry import rule
 def skip_norm(r: Relate) -> None:
     """Input + skip + bias, normalised over the last axis; the sum comes out as the fourth output."""
     axes = broadcast(r, range(len(r.node.inputs)))
-    if not axes[-1].frozen:
-        r.contract(0, -1, "restrict")
+    plain = r.node.op == "SkipLayerNormalization"  # with an offset after the scale
+    for slot in (0, 1, 4 if plain else 3):
+        statistics(r, slot, [-1])
     r.out(axes, 0)
     one = r.frozen(1, "an axis of one position")
     for slot in (1, 2):
@@ -40,8 +41,8 @@ def embed_norm(r: Relate) -> None:
     for slot in (0, 1, 7, 8):
         if r.has(slot):
             r.freeze_all(slot, "its values are indices")
-    if not width.frozen:
-        r.contract(2, 1, "restrict")
+    for slot in (2, 3, 4):
+        statistics(r, slot, [1])
     for slot in (0, 2):
         if slot < len(r.node.outputs) and r.node.outputs[slot]:
             r.out([*r.axes(0), width], slot)
@@ -72,8 +73,9 @@ def group_norm(r: Relate) -> None:
         for a in range(1 if r.rank(3) == 2 else r.rank(3)):
             if a != axis and r.shape(3)[a] == axes[a].n:
                 r.tie(3, a, axes[a])
-    for a in range(1, len(axes)):
-        if not r.axis(0, a).frozen:
-            r.contract(0, a, "restrict")
+    statistics(r, 0, range(1, len(axes)))
+    if r.has(3):  # added before the statistics, as the bias is
+        statistics(r, 3, range(1, r.rank(3)))
+    statistics(r, 4)
     for slot in range(len(r.node.outputs)):
         r.out(axes, slot)

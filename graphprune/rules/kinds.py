@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from graphprune.algebra import Axis
 from graphprune.rules.context import Relate, Unsupported
@@ -69,6 +69,15 @@ def parameters(r: Relate, slots: Sequence[int], axis: Axis) -> None:
     for slot in slots:
         if r.has(slot) and r.shape(slot) not in ((), (1,)):
             r.tie(slot, 0, axis)
+
+
+def statistics(r: Relate, slot: int, axes: Iterable[int] | None = None) -> None:
+    """Note that the node takes statistics over some axes of an input (all by default), if it is given."""
+    if not r.has(slot):
+        return
+    for a in range(r.rank(slot)) if axes is None else axes:
+        if not r.axis(slot, a).frozen:
+            r.contract(slot, a, "restrict")
 
 
 def opaque(r: Relate, why: str, mend: str = "") -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from graphprune.rules.context import Relate
+from graphprune.rules.kinds import statistics
 from graphprune.rules.registry import rule
 
 
@@ -19,8 +20,7 @@ def class_loss(r: Relate) -> None:
     if r.attr("reduction", "mean") == "none":
         r.out([axes[a] for a in samples])
     else:
-        for a in samples:
-            if not axes[a].frozen:
-                r.contract(0, a, "restrict")
+        statistics(r, 0, samples)
+        statistics(r, 1)
         r.out([])
     r.out(axes, 1)

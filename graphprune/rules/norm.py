@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from graphprune.rules.context import Relate
 from graphprune.rules.edit import Edit
-from graphprune.rules.kinds import parameters
+from graphprune.rules.kinds import parameters, statistics
 from graphprune.rules.registry import rule
 
 
@@ -25,17 +23,11 @@ def batch_norm(r: Relate) -> None:
                 r.tie(slot, a, axes[1 + a])
     version = r.node.version
     if r.attr("training_mode", 0) if version >= 14 else version < 7 and not r.attr("is_test", 0):
-        _stat(r, [a for a in range(len(axes)) if a != 1])
+        statistics(r, 0, [a for a in range(len(axes)) if a != 1])
     r.out(axes)
     for slot in range(1, len(r.node.outputs)):
         if r.node.outputs[slot]:
             r.out([r.axis(1, a) for a in range(r.rank(1))], slot)
-
-
-def _stat(r: Relate, axes: Iterable[int]) -> None:
-    for a in axes:
-        if not r.axis(0, a).frozen:
-            r.contract(0, a, "restrict")
 
 
 @rule("InstanceNormalization", kind="STAT", level="restricted")
@@ -43,7 +35,7 @@ def instance_norm(r: Relate) -> None:
     """Statistics over the spatial axes, parameters on axis 1."""
     axes = r.axes(0)
     parameters(r, (1, 2), axes[1])
-    _stat(r, range(2, len(axes)))
+    statistics(r, 0, range(2, len(axes)))
     r.out(axes)
 
 
@@ -63,7 +55,7 @@ def group_norm(r: Relate) -> None:
     groups = int(r.attr("num_groups"))
     outer, _ = r.split(axes[1], groups, axes[1].n // groups)
     parameters(r, (1, 2), outer if r.node.version < 21 else axes[1])
-    _stat(r, range(1, len(axes)))
+    statistics(r, 0, range(1, len(axes)))
     r.out(axes)
 
 
@@ -83,7 +75,7 @@ def layer_norm(r: Relate) -> None:
             for a in range(1, r.rank(slot) + 1):
                 if r.shape(slot)[-a] != 1:
                     r.tie(slot, -a, axes[-a])
-    _stat(r, range(start, len(axes)))
+    statistics(r, 0, range(start, len(axes)))
     r.out(axes)
     for slot in range(1, len(r.node.outputs)):
         r.out([*axes[:start], *(r.frozen(1, "an axis of one position") for _ in axes[start:])], slot)
@@ -95,7 +87,7 @@ def lp_norm(r: Relate) -> None:
     axes = r.axes(0)
     default = [0, 2, 3] if r.node.op == "MeanVarianceNormalization" else [int(r.attr("axis", -1))]
     for a in r.attr("axes") or default:
-        _stat(r, range(a % len(axes), a % len(axes) + 1))
+        statistics(r, 0, range(a % len(axes), a % len(axes) + 1))
     r.out(axes)
 
 

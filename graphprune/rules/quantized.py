@@ -7,7 +7,7 @@ import numpy as np
 from graphprune.algebra import Axis
 from graphprune.rules.concat_slice import join
 from graphprune.rules.context import Relate
-from graphprune.rules.kinds import broadcast, first_input_pointwise, parameters, pointwise
+from graphprune.rules.kinds import broadcast, first_input_pointwise, parameters, pointwise, statistics
 from graphprune.rules.registry import rule
 
 _BLOCKS = "its values are quantised in blocks, which leave as a whole"
@@ -50,17 +50,10 @@ def whole_blocks(r: Relate, axis: Axis, blocks: Axis, size: int) -> None:
 @rule("DynamicQuantizeLinear", kind="STAT", level="restricted")
 def dynamic_quantize(r: Relate) -> None:
     """Scale and zero point come from the range of the whole tensor: of what is kept of it."""
-    ranged(r, 0)
+    statistics(r, 0)
     r.out(r.axes(0))
     r.out([], 1)
     r.out([], 2)
-
-
-def ranged(r: Relate, slot: int) -> None:
-    """Note that the range of an input decides how the node quantises it."""
-    for a in range(r.rank(slot)):
-        if not r.axis(slot, a).frozen:
-            r.contract(slot, a, "restrict")
 
 
 rule("BitCast", kind="POINTWISE")(pointwise)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from graphprune.algebra import Axis
 from graphprune.rules.context import Relate
 from graphprune.rules.edit import Edit
+from graphprune.rules.kinds import statistics
 from graphprune.rules.registry import rule
 
 _GATES = 4
@@ -35,8 +36,8 @@ def dynamic_quantize_lstm(r: Relate) -> None:
         if r.rank(slot) == 2:
             r.tie(slot, 1, rows)
     _stay(r, hidden)
-    r.contract(0, 2, "restrict")
-    r.contract(2, 1, "restrict")
+    for slot in range(len(r.node.inputs)):
+        statistics(r, slot)
     for slot in range(len(r.node.outputs)):
         if r.node.outputs[slot]:
             shape = r.output(slot).shape
@@ -49,8 +50,9 @@ def dynamic_quantize_lstm(r: Relate) -> None:
 
 def _stay(r: Relate, hidden: Axis) -> None:
     """Directions, time and batch are frozen wherever they lie."""
-    for slot in (1, 2):
-        r.freeze(slot, 0, _WHY)
+    for slot in (1, 2, 3, 7, 8, 9, 10, 11):
+        if r.has(slot):
+            r.freeze(slot, 0, _WHY)
     for a in (0, 1):
         r.freeze(0, a, _WHY)
     for slot in (5, 6):

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from graphprune.algebra import Axis
 from graphprune.rules.context import Relate
+from graphprune.rules.kinds import statistics
 from graphprune.rules.matmul import inner_axis, matrix_product
-from graphprune.rules.quantized import ranged
 from graphprune.rules.registry import rule
 
 
@@ -68,7 +68,8 @@ def matmul_to_float(r: Relate) -> None:
 def dynamic_matmul(r: Relate) -> None:
     """A in float, quantised by its range; B with scale, zero point and a bias."""
     axes = matrix_product(r, 0, 1)
-    ranged(r, 0)
+    statistics(r, 0)  # the range of A decides how it is quantised
+    statistics(r, 1, [inner_axis(r, 1)])
     _columns(r, (2, 3, 4), axes)
     r.out(axes)
     r.macs(1, *axes, r.axis(0, -1))

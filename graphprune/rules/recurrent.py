@@ -35,8 +35,9 @@ def recurrent(r: Relate) -> None:
             r.tie(slot, 2, hidden)
     if r.has(7):
         r.tie(7, 1, r.merge(r.frozen(3, "gates cannot leave"), hidden))
-    for slot in (1, 2):
-        r.freeze(slot, 0, "directions cannot leave")
+    for slot in (1, 2, 3, 7):
+        if r.has(slot):
+            r.freeze(slot, 0, "directions cannot leave")
     for a in (0, 1):
         r.freeze(0, a, "time and batch cannot leave")
     r.contract(0, 2)

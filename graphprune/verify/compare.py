@@ -16,6 +16,7 @@ from graphprune.graph.model import Array, Graph
 from graphprune.graph.sizes import cloned, weight_bytes
 from graphprune.rewrite.onnx import rewrite
 from graphprune.verify.branches import walk_branches
+from graphprune.verify.draws import seeded
 from graphprune.verify.exact import exact_scales, quantised
 from graphprune.verify.inner import box, exposed, inner_values, present
 from graphprune.verify.oracle import masked_reference
@@ -130,7 +131,7 @@ def _compare(
     names = [*graph.outputs, *inner]
     # An output behind a softmax or sigmoid is measured on that function's own scale, what feeds it on its own.
     scales = [1.0 if hidden.get(n) in (*inner, *graph.outputs) else 0.0 for n in names]
-    masked, pruned = exposed(masked, graph, inner), exposed(pruned, graph, inner)
+    masked, pruned = (seeded(exposed(model, graph, inner)) for model in (masked, pruned))
     try:
         bench, pairs = _first_run(cut, masked, pruned, inputs, optimize=not exact)
         forced, ways = walk_branches(graph, bench.masked, bench.pruned, list(zip(bench.inputs, bench.fed, strict=True)))

@@ -66,7 +66,9 @@ class Runner:
                 self.session: Any = (
                     _reference(model, kernels)
                     if kernels
-                    else ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+                    else ort.InferenceSession(
+                        source, options, providers=["CPUExecutionProvider"], disabled_optimizers=_harmful(model)
+                    )
                 )
         except Exception as error:
             raise CannotRun(f"{_short(error)}{_missing(model, str(error))}") from None
@@ -125,6 +127,12 @@ def _loadable(model: ir.Model) -> Iterator[bytes | str]:
         path = os.fspath(Path(folder) / "model.onnx")
         ir.save(cloned(model), path, external_data="model.data")
         yield path
+
+
+def _harmful(model: ir.Model) -> list[str]:
+    """Optimisations that end the whole process in float16, seen where a batch axis is transposed before a MatMul."""
+    values = (*model.graph.inputs, *(v for _, v in initializers(model)))
+    return ["MatmulTransposeFusion"] if any(v.dtype == ir.DataType.FLOAT16 for v in values) else []
 
 
 def _has_external(model: ir.Model) -> bool:

@@ -7,21 +7,23 @@ positions at will, and nothing that is kept may move, bit for bit.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
-from onnx import helper, numpy_helper
+from onnx import ModelProto, NodeProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from graphprune import api
 from graphprune.algebra import Axis
 from graphprune.coupling.groups import DependencyGraph
-from tests.operators.case import STORED, Arg, Array, Built, Case, tokens
+from tests.operators.case import Array, Built, tokens
+from tests.operators.legacy import upgraded
+from tests.operators.reference import REFERENCES
 
-SMALL = 4  # sizes of a varied case, drawn with repetition: ones and equal sizes are where rules go wrong
 LARGE = 16.0  # changed values are also drawn this much larger, so that a maximum over positions shows
 
 
@@ -30,33 +32,55 @@ class Refused(Exception):
 
 
 class Operator:
-    """One node, ready to run on any arrays of one rank and type per input."""
+    """The subject of a case and what makes or opens its sequences, ready to run on any arrays of the same types."""
 
-    def __init__(self, built: Built, arrays: dict[str, Array], fixed: dict[str, Array]) -> None:
-        node = built.nodes[-1]
-        inputs = [helper.make_tensor_value_info(n, _dtype(a), [None] * a.ndim) for n, a in arrays.items()]
-        outs = [helper.make_empty_tensor_value_info(o) for o in built.outs]
-        stored = [numpy_helper.from_array(np.asarray(a), n) for n, a in fixed.items()]
-        graph = helper.make_graph([node], "black box", inputs, outs, stored)
-        opsets = [helper.make_opsetid("", built.case.opset), helper.make_opsetid("com.microsoft", 1)]
-        self.model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    def __init__(self, built: Built, arrays: Mapping[str, Array], fixed: Mapping[str, Array]) -> None:
+        self.case, self.nodes, self.outs = built.case, _tail(built), built.outs
+        self.arrays, self.fixed = dict(arrays), dict(fixed)
         options = ort.SessionOptions()
         options.log_severity_level, options.intra_op_num_threads = 4, 1
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        try:
-            self.session = ort.InferenceSession(self.model.SerializeToString(), options, ["CPUExecutionProvider"])
-        except Exception:
-            try:
-                self.session = ReferenceEvaluator(self.model)
-            except Exception as error:
-                raise Refused(str(error)) from None
+        self.options = options
+        numpys = all(a.dtype.isbuiltin == 1 for a in arrays.values())
+        self.session = self._session(arrays, fixed) if numpys else None
 
-    def __call__(self, arrays: dict[str, Array]) -> list[Array]:
+    def _model(self, arrays: Mapping[str, Array], fixed: Mapping[str, Array]) -> ModelProto:
+        inputs = [helper.make_tensor_value_info(n, _dtype(a), a.shape) for n, a in arrays.items()]
+        outs = [helper.make_empty_tensor_value_info(o) for o in self.outs]
+        stored = [numpy_helper.from_array(np.asarray(a), n) for n, a in fixed.items()]
+        graph = helper.make_graph(self.nodes, "black box", inputs, outs, stored)
+        opsets = [helper.make_opsetid("", self.case.opset), helper.make_opsetid("com.microsoft", 1)]
+        return upgraded(helper.make_model(graph, opset_imports=opsets, ir_version=10))
+
+    def _session(self, arrays: Mapping[str, Array], fixed: Mapping[str, Array]) -> Any:
+        """onnxruntime's session, None where it has no kernel."""
+        serial = self._model(arrays, fixed).SerializeToString()
+        try:
+            return ort.InferenceSession(serial, self.options, ["CPUExecutionProvider"])
+        except Exception:
+            return None
+
+    def __call__(self, arrays: Mapping[str, Array]) -> list[Array]:
         try:
             with np.errstate(all="ignore"):
-                return [np.asarray(a) for a in self.session.run(None, arrays)]
+                if self.session is not None:
+                    return _arrays(self.session.run(None, dict(arrays)))
+                stored = {**self.fixed, **arrays}  # some kernels want constants, some types are no numpy's
+                if (session := self._session({}, stored)) is not None:
+                    return _arrays(session.run(None, {}))
+                return _arrays(ReferenceEvaluator(self._model({}, stored), new_ops=REFERENCES).run(None, {}))
         except Exception as error:
             raise Refused(str(error)) from None
+
+
+def _arrays(values: Sequence[Any]) -> list[Array]:
+    return [np.asarray(a) for a in values]
+
+
+def _tail(built: Built) -> list[NodeProto]:
+    """The subject with what makes its containers of tensors, and what opens those it gives."""
+    start = next(i for i, n in enumerate(built.nodes) if n.name == "subject")
+    return [n for i, n in enumerate(built.nodes) if i >= start or n.output[0] in built.parts]
 
 
 def _dtype(array: Array) -> int:
@@ -78,30 +102,39 @@ class Probe:
 
     def __post_init__(self) -> None:
         self.base = self._inputs(self.built.stored)
-        fixed = {n: a for n, a in self.base.items() if n not in self._changeable()}
-        self.operator = Operator(self.built, {n: self.base[n] for n in self._changeable()}, fixed)
+        self.changeable = self._changeable()
+        fixed = {n: a for n, a in self.base.items() if n not in self.changeable}
+        self.operator = Operator(self.built, self._fed(self.base), fixed)
         self.plain = self.operator(self._fed(self.base))
         self.model = self.built.whole(dict(zip(self.built.outs, self.plain, strict=True)))
         self.deps: DependencyGraph = api.analyze(self.model)
 
+    def operands(self) -> list[tuple[int, str]]:
+        """Input and name of every tensor that the node reads; those of a container are one by one."""
+        built = self.built
+        return [(slot, part) for slot, n in enumerate(built.arguments) if n for part in built.parts.get(n, [n])]
+
     def _changeable(self) -> list[str]:
-        """Inputs of the node that are no settings."""
-        pairs = zip(self.built.arguments, self.built.case.inputs, strict=False)
-        return list(dict.fromkeys(n for n, arg in pairs if n and (tokens(arg) or n in self.built.feeds)))
+        """Tensors that are no settings."""
+        cases = self.built.case.inputs
+        return list(dict.fromkeys(n for i, n in self.operands() if tokens(cases[i]) or n in self.built.feeds))
 
-    def _fed(self, arrays: dict[str, Array]) -> dict[str, Array]:
-        return {n: arrays[n] for n in self._changeable()}
+    def _fed(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
+        return {n: arrays[n] for n in self.changeable}
 
-    def _inputs(self, stored: dict[str, Array]) -> dict[str, Array]:
-        """What the node reads."""
-        made = {o for node in self.built.nodes[:-1] for o in node.output}
-        names = [n for n in dict.fromkeys(self.built.arguments) if n]
+    def _inputs(self, stored: Mapping[str, Array]) -> dict[str, Array]:
+        """What the node reads, and what opens its outputs."""
+        tail = _tail(self.built)
+        inner = {o for n in tail for o in n.output}
+        names = list(dict.fromkeys(n for node in tail for n in node.input if n and n not in inner))
+        sources = [n for n in self.built.nodes if n not in tail]
+        made = {o for node in sources for o in node.output}
         out = {n: stored[n] if n in stored else self.built.feeds[n] for n in names if n not in made}
         computed = [n for n in names if n in made]
         if computed:
             outs = [helper.make_empty_tensor_value_info(n) for n in computed]
             weights = [numpy_helper.from_array(np.asarray(a), n) for n, a in stored.items()]
-            graph = helper.make_graph(self.built.nodes[:-1], "sources", [], outs, weights)
+            graph = helper.make_graph(sources, "sources", [], outs, weights)
             opsets = [helper.make_opsetid("", 20)]
             model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
             out |= dict(zip(computed, ReferenceEvaluator(model).run(None, {}), strict=True))
@@ -113,9 +146,10 @@ class Probe:
         built.rng = rng
         wide = LARGE if seed % 2 and not (built.case.unit or built.case.positive) else 1.0
         stored = dict(built.stored)
-        for i, arg in enumerate(built.case.inputs):
+        for slot, operand in self.operands():
+            arg = built.case.inputs[slot]
             words = tokens(arg)
-            name = f"arg{i}" if f"arg{i}" in stored else f"arg{i}_stored"
+            name = operand if operand in stored else f"{operand}_stored"
             if not words or name not in stored:
                 continue
             kind = str(arg).split()
@@ -132,7 +166,7 @@ class Probe:
     @cached_property
     def units(self) -> list[int]:
         """Every unit that an input or output axis of the node holds."""
-        names = [*self.built.arguments, *self.built.outs]
+        names = [*(n for _, n in self.operands()), *self.built.outs]
         axes = [a for n in names if n for a in self.deps.types.get(n) or () if a is not None and a.units is not None]
         held = np.unique(np.concatenate([a.units.ravel() for a in axes])) if axes else np.zeros(0, np.int32)
         return [int(u) for u in held if u > 0]
@@ -175,25 +209,28 @@ class Probe:
 
     def _pair(self, removed: Array, other: dict[str, Array]) -> tuple[dict[str, Array] | None, dict[str, Array]]:
         """Two sets of inputs that differ in removed positions only; None when nothing can be changed."""
-        sites = {(s.slot, s.axis): s.mode for s in self.deps.sites if s.node == "subject"}
+        sites = {(s.slot, s.axis): s for s in self.deps.sites if s.node == "subject"}
         first, second = dict(self.base), dict(self.base)
+        zeros: list[tuple[str, Array, int]] = []
         changed = False
-        for slot, name in enumerate(self.built.arguments):
-            if not name:
-                continue
+        for slot, name in self.operands():
             zero, free = (np.zeros(self.base[name].shape, bool) for _ in range(2))
             for axis, mask in enumerate(self.gone(name, removed)):
                 if mask is None:
                     continue
                 where = (slice(None),) * axis + (mask,)
-                mode = sites.get((slot, axis))
-                if mode is None:
+                site = sites.get((slot, axis))
+                if site is None:
                     free[where] = True
-                elif mode == "zero":
+                elif site.mode == "zero":
                     zero[where] = True
-            first[name] = np.where(zero, np.zeros((), self.base[name].dtype), self.base[name])
-            second[name] = np.where(free & ~zero, other[name], first[name])
+                    zeros.append((name, zero, site.fill))
+            second[name] = np.where(free & ~zero, other[name], second[name])
             changed |= bool((free & ~zero).any())
+        for name, zero, fill in zeros:
+            for arrays in (first, second):
+                nothing = arrays[self.built.arguments[fill]] if fill >= 0 else np.zeros((), arrays[name].dtype)
+                arrays[name] = np.where(zero, nothing, arrays[name])
         return (self._fed(first) if changed else None), self._fed(second)
 
 
@@ -202,71 +239,3 @@ def removals(probe: Probe, rng: np.random.Generator, sets: int) -> Iterator[list
     yield from ([u] for u in probe.units)
     for _ in range(sets if len(probe.units) > 1 else 0):
         yield [u for u in probe.units if rng.random() < 0.4] or probe.units[:1]
-
-
-def varied(one: Case, rng: np.random.Generator) -> Case:
-    """The case with other sizes and attributes; whether it still makes sense is for the runtime to say."""
-    letters = {c for arg in one.inputs for t in tokens(arg) for c in t if c.isalpha()}
-    sizes = {c: int(rng.integers(1, SMALL + 1)) for c in sorted(letters)}
-    attrs = {k: _other(k, v, one, rng) for k, v in one.attrs.items()}
-    inputs = tuple(_stored_or_computed(a, rng) for a in one.inputs)
-    for key, choices in EXTRA.get(one.op, {}).items():
-        if rng.random() < 0.5:
-            attrs[key] = choices[rng.integers(len(choices))]
-    return replace(one, inputs=inputs, sizes={**sizes, **one.sizes}, attrs=attrs)
-
-
-def _stored_or_computed(arg: Arg, rng: np.random.Generator) -> Arg:
-    """A float tensor that is stored becomes a computed one now and then, or the other way round."""
-    if not isinstance(arg, str) or not arg or rng.random() < 0.6:
-        return arg
-    words = arg.split()
-    if words[0] == "indices":
-        return arg.replace("indices", "picked")
-    if words[0] == "weight" and words[1] not in STORED:
-        return " ".join(words[1:])
-    return f"weight {arg}" if words == tokens(arg) and rng.random() < 0.3 else arg
-
-
-def _other(key: str, value: object, one: Case, rng: np.random.Generator) -> object:
-    rank = len(tokens(one.inputs[0])) if one.inputs else 0
-    if rng.random() < 0.3:
-        return value
-    if key == "axis" and rank:
-        return int(rng.integers(-rank, rank))
-    if key == "axes" and rank:
-        return [int(a) for a in rng.permutation(rank)[: rng.integers(1, rank + 1)]]
-    if key == "perm":
-        return [int(a) for a in rng.permutation(rank)]
-    if key in ("keepdims", "transA", "transB", "linear_before_reset"):
-        return int(rng.integers(2))
-    return value
-
-
-_WINDOW = {"strides": ([1], [2], [1, 1], [2, 1]), "auto_pad": ("SAME_UPPER", "SAME_LOWER", "VALID")}
-EXTRA: dict[str, dict[str, tuple[object, ...]]] = {
-    "Conv": {**_WINDOW, "dilations": ([1], [2])},
-    "ConvTranspose": {**_WINDOW, "output_padding": ([1],)},
-    "MaxPool": {**_WINDOW, "ceil_mode": (1,), "dilations": ([2],)},
-    "AveragePool": {**_WINDOW, "ceil_mode": (1,), "count_include_pad": (1,)},
-    "LpPool": {**_WINDOW, "p": (1, 3)},
-    "LSTM": {"layout": (1,), "input_forget": (1,), "clip": (0.5,), "direction": ("reverse",)},
-    "GRU": {"layout": (1,), "linear_before_reset": (1,), "clip": (0.5,), "direction": ("reverse",)},
-    "RNN": {"layout": (1,), "clip": (0.5,), "direction": ("reverse",)},
-    "ArgMax": {"select_last_index": (1,)},
-    "CumSum": {"exclusive": (1,), "reverse": (1,)},
-    "TopK": {"largest": (0,), "sorted": (0,)},
-    "Softmax": {"axis": (0, 1, -1, -2)},
-    "LogSoftmax": {"axis": (0, 1, -1, -2)},
-    "Hardmax": {"axis": (0, 1, -1)},
-    "Gemm": {"transA": (0, 1), "transB": (0, 1), "alpha": (2.0,), "beta": (0.5,)},
-    "Flatten": {"axis": (0, 1, 2, -1)},
-    "Transpose": {"perm": ([0, 1, 2], [1, 0, 2], [1, 2, 0], [2, 1, 0])},
-    "Reshape": {"allowzero": (0, 1)},
-    "Gather": {"axis": (0, 1)},
-    "GatherElements": {"axis": (0, 1)},
-    "Concat": {"axis": (0, 1)},
-    "LayerNormalization": {"axis": (0, 1, 2, -1)},
-    "RMSNormalization": {"axis": (0, 1, 2, -1)},
-    "LpNormalization": {"axis": (0, 1, 2), "p": (1, 2)},
-}

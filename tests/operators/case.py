@@ -153,6 +153,8 @@ class Built:
         self.stored: dict[str, Array] = {}
         self.sources: dict[str, list[str]] = {}
         self.feeds: dict[str, Array] = {}
+        self.given: list[Any] = []  # inputs as the case writes them, after their draw
+        self.parts: dict[str, list[str]] = {}  # tensors in an input that is a sequence or optional
         names = [self._source(i, arg) for i, arg in enumerate(one.inputs)]
         self.arguments = names
         domain, _, op = one.op.rpartition(".")
@@ -195,6 +197,7 @@ class Built:
     def _source(self, i: int, arg: Arg) -> str:
         name = f"arg{i}"
         value = self._drawn(arg)
+        self.given.append(value)
         if isinstance(value, str):
             return self._tensor(name, value) if value else ""
         if isinstance(value, float):
@@ -210,6 +213,7 @@ class Built:
             parts = [self._tensor(f"{name}_{k}", " ".join(words)) for k in range(2 if kind[0] == "sequence" else 1)]
             maker = "SequenceConstruct" if kind[0] == "sequence" else "Optional"
             self.nodes.append(helper.make_node(maker, parts, [name]))
+            self.parts[name] = parts
             return name
         shape = [size_of(t, self.sizes) for t in words]
         if kind[0] == "indices":

@@ -151,4 +151,9 @@ CASES: tuple[Case, ...] = (
         "GRU", "t b i", "weight 2 3*h i", "weight 2 3*h h", "weight 2 6*h", free="h i", zero="h i",
         hidden_size=lambda d: d["h"], outputs=(True, True), direction="bidirectional", note="bidirectional",
     ),
+    case(
+        "LSTM", "t b i", "weight 2 4*h i", "weight 2 4*h h", "2 8*h", "", "2 b h", "2 b h", "2 3*h", free="h i",
+        zero="h i", hidden_size=lambda d: d["h"], outputs=(True, True, True), direction="bidirectional",
+        note="computed_bias",
+    ),
 )  # fmt: skip

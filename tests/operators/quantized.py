@@ -198,6 +198,10 @@ CASES: tuple[Case, ...] = (
         _ms("GatherBlockQuantized"), "weight uint8 v ?32", "indices b s", "weight v ?4", "weight uint8 v 2", free="2",
         bound="v", gather_axis=0, quantize_axis=1, block_size=16, opset=21, note="bytes",
     ),
+    case(
+        _ms("GatherBlockQuantized"), "weight uint4 v ?48", "picked b s", "weight v 3", free="b s 3", bound="v",
+        gather_axis=0, quantize_axis=1, block_size=16, opset=21, note="computed",
+    ),
     *(
         case(
             _ms("QAttention"), "uint8 b s i", f"weight {kind} i 12*h", "weight 12*h", 0.05, scale, "", _ZERO, zero,

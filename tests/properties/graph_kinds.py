@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import ModelProto, TensorProto, numpy_helper
 
-from tests.properties import ops_blocks, ops_cases, ops_dynamic, random_graphs
+from tests.properties import ops_blocks, ops_cases, ops_control, ops_dynamic, random_graphs
 from tests.properties.registry import names
 from tests.properties.state import Seeded, State, Value
 
-__all__ = ["KINDS", "Kind", "ops_blocks", "ops_cases", "ops_dynamic"]
+__all__ = ["KINDS", "Kind", "ops_blocks", "ops_cases", "ops_control", "ops_dynamic"]
 
-OLD = (7, 9, 10, 11, 13, 17, 18, 21, 23, 24)
+OLD = (7, 9, 10, 11, 13, 17, 18, 21, 23, 24, 26)
 _ANY_OPSET = ("any_operator", "linear", "flatten_gemm", "conv", "transpose", "concat", "matmul_pair")
 
 

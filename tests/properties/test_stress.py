@@ -11,7 +11,10 @@ from tests.properties import graph_kinds, stress
 from tests.properties.ops_cases import bound, cases
 from tests.properties.registry import OPS
 
-RARE = {"graphprune.AxisPermute"}  # made by the loader, see channel_shuffle
+NO_KERNEL = {  # onnxruntime, which verifies, does not run them
+    "AffineGrid", "CausalConvWithState", "ImageDecoder", "LinearAttention", "SwiGLU",
+    *(f"com.microsoft.{op}" for op in ("BiasAdd", "BiasSplitGelu", "GroupNorm", "SkipGroupNorm")),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("start", range(0, 80, 10))
@@ -28,7 +31,7 @@ def test_many_graphs() -> None:
     tally = stress.run(0, range(2000), 60)
     assert tally.failures == []
     assert tally.outcomes["verified"] >= 1600
-    assert {r.op for r in all_rules()} <= set(tally.ops)
+    assert {r.op for r in all_rules()} - NO_KERNEL <= set(tally.ops)
 
 
 @pytest.mark.parametrize("kind", graph_kinds.KINDS)
@@ -40,8 +43,9 @@ def test_graphs_are_reproducible(kind: str) -> None:
 
 def test_every_operator_with_a_case_is_drawn() -> None:
     drawn = {c.op for opset in (20, *graph_kinds.OLD) for c in cases(opset)}
-    assert drawn == {c.op for c in CASES}
-    assert {r.op for r in all_rules()} - RARE <= drawn
+    assert {c.op for c in CASES} - drawn <= NO_KERNEL
+    others = {r.op for r in all_rules()} - drawn - NO_KERNEL
+    assert {op for op in others if not op.startswith("graphprune.")} == {"If", "Loop", "Scan"}  # see ops_control
 
 
 def test_kinds_of_operators() -> None:
