@@ -62,7 +62,13 @@ class Interval:
         return Interval(self.lo.min(axis=axis, keepdims=True), self.hi.max(axis=axis, keepdims=True))
 
     def wide(self, axis: int, size: int) -> Interval:
-        """The axis written out."""
+        """The axis written out.
+
+        Raises:
+            Unbounded: Its size is not known.
+        """
+        if size < 0:
+            raise Unbounded("the size of an axis is unknown")
         shape = (*self.shape[:axis], size, *self.shape[axis + 1 :])
         return Interval(np.broadcast_to(self.lo, shape), np.broadcast_to(self.hi, shape))
 
@@ -83,7 +89,13 @@ class Interval:
         return Interval(np.minimum(self.lo, lo), np.maximum(self.hi, hi))
 
     def along(self, axis: int, size: int) -> Interval:
-        """Bounds per position of one axis, shape (size,): what holds over all the others."""
+        """Bounds per position of one axis, shape (size,): what holds over all the others.
+
+        Raises:
+            Unbounded: Its size is not known.
+        """
+        if size < 0:
+            raise Unbounded("the size of an axis is unknown")
         out = self
         for a in range(len(self.shape)):
             if a != axis % len(self.shape):

@@ -18,7 +18,16 @@ WHERE_OPSET = 9
 def mask_by_product(
     surgeon: Surgeon, value: ir.Value, keep: Array, other: Array, at: ir.Node, *, after: bool
 ) -> ir.Value:
-    """``value`` times 1 where ``keep`` and 0 elsewhere, plus ``other`` there."""
+    """``value`` times 1 where ``keep`` and 0 elsewhere, plus ``other`` there; small integers by way of floats."""
+    if other.dtype.kind in "iub" and other.dtype.itemsize < 4:
+        real = surgeon.insert("Cast", [value], {"to": ir.DataType.FLOAT.value}, at, after=after)
+        place = real.producer() if after else at
+        assert place is not None
+        masked = mask_by_product(surgeon, real, keep, other.astype(np.float32), place, after=after)
+        place = masked.producer() if after else at
+        assert place is not None
+        dtype = ir.DataType.from_numpy(other.dtype)
+        return surgeon.insert("Cast", [masked], {"to": dtype.value}, place, after=after)
     factors, terms = keep.astype(other.dtype), np.where(keep, np.zeros_like(other), other)
     held = surgeon.insert("Mul", [value, surgeon.constant(f"{value.name}_mask", factors)], {}, at, after=after)
     maker = held.producer()

@@ -21,10 +21,11 @@ from onnx import ModelProto
 from graphprune import api
 from graphprune.coupling.cut import Cut
 from graphprune.errors import InfeasibleError, InputError, NothingToPruneError
+from graphprune.folding.analysis import Folding
 from graphprune.graph.onnx import load
-from graphprune.plan import planned_cut
 from graphprune.rewrite.onnx import rewrite
 from graphprune.rules import all_rules
+from graphprune.search import folded_cut
 from graphprune.verify.compare import verify_cut
 from graphprune.verify.run import CannotRun, Runner, random_feeds
 from graphprune.verify.valid import check_valid
@@ -104,6 +105,8 @@ def tried(tally: Tally, seed: int, index: int) -> str:
         cut = None
     if cut is None:
         return "nothing to remove"
+    if index % 2:
+        cut = Folding(cut.deps).folded(cut)
     tally.removed += int(cut.removed.sum())
     touched = [n for n in graph.nodes if any(cut.touched(v) for v in (*n.inputs, *n.outputs) if v)]
     tally.cut_ops.update({n.key for n in touched})
@@ -116,7 +119,7 @@ def _by_budget(deps: api.DependencyGraph, index: int) -> Cut:
     """A removal as ``prune --macs`` plans it."""
     share = f"{random.Random(index).randint(30, 90)}%"
     plan = api.plan(deps, macs=share, align=random.Random(index).choice([1, 2, 8]), criterion="l2")
-    return planned_cut(deps, plan)
+    return folded_cut(deps, plan)
 
 
 def _verified(tally: Tally, cut: Cut, model: ModelProto, index: int) -> str:

@@ -79,10 +79,12 @@ def _sorted(a: Reals, b: Reals) -> tuple[Reals, Reals]:
 def _zeros(s: Step) -> Outcome:
     """A product of two activations is zero where a row of the left or a column of the right one is."""
     rank = len(s.out_shape())
+    if len(s.shape(0)) < 2 or len(s.shape(1)) < 2:
+        raise Unbounded
     out = Interval(np.full((1,) * rank, -np.inf), np.full((1,) * rank, np.inf))
     for slot, axis in ((0, rank - 2), (1, rank - 1)):
         size = s.out_shape()[axis]
-        if len(s.shape(slot)) < 2 or s.graph.values[s.node.outputs[0]].dynamic[axis]:
+        if s.graph.values[s.node.outputs[0]].dynamic[axis]:
             continue
         ends = s.x(slot).along(-2 if slot == 0 else -1, size)
         out = out.put(axis, (ends.lo == 0) & (ends.hi == 0), 0.0, 0.0)
