@@ -218,6 +218,22 @@ def test_initializers_listed_as_inputs(name: str) -> None:
             assert inputs.get(tensor.name, list(tensor.dims)) == list(tensor.dims)
 
 
+@pytest.mark.parametrize("name", PRUNABLE)
+def test_stored_in_constant_nodes(name: str) -> None:
+    """The older exporter does so, and notes the shapes of all that the nodes give."""
+    model = GRAPHS[name]()
+    nodes = [
+        helper.make_node("Constant", [], [tensor.name], name=f"{tensor.name}/stored", value=tensor)
+        for tensor in model.graph.initializer
+    ]
+    notes = [helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in model.graph.initializer]
+    nodes.extend(model.graph.node)
+    del model.graph.node[:], model.graph.initializer[:]
+    model.graph.node.extend(nodes)
+    model.graph.value_info.extend(notes)
+    assert_random_removals_verify(model, range(2))
+
+
 def test_weights_that_branches_read() -> None:
     """A matrix read inside If and behind it: both uses fit, or nothing of it leaves."""
     b = Builder("if_shares_a_weight")

@@ -269,6 +269,8 @@ class Surgeon:
         else:
             producer.attributes.clear()
             producer.attributes["value"] = ir.AttrTensor("value", tensor)
+            if value.shape is not None:
+                value.shape = ir.Shape(array.shape)
 
     def _ints(self, name: str, array: Array) -> ir.Value:
         return self._shared(name, np.asarray(array, np.int64))
