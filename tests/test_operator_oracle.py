@@ -66,12 +66,12 @@ def test_no_dependency_is_denied(one: Case) -> None:
 
 @pytest.mark.parametrize("one", CASES, ids=lambda c: c.label)
 def test_with_other_sizes_and_attributes(one: Case) -> None:
-    for seed in range(VARIED):
-        check_varied(one, seed)
+    if {check_varied(one, seed) for seed in range(VARIED)} == {"refused"}:
+        pytest.skip(f"no runtime here takes any of {VARIED} draws of sizes and attributes")
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("one", CASES, ids=lambda c: c.label)
 def test_with_many_sizes_and_attributes(one: Case) -> None:
-    for seed in range(VARIED, 60):
-        check_varied(one, seed)
+    if {check_varied(one, seed) for seed in range(VARIED, 60)} == {"refused"}:
+        pytest.skip("no runtime here takes any draw of sizes and attributes")
