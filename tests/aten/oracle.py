@@ -76,6 +76,7 @@ def run(deps: DependencyGraph, cut: Cut, inputs: Mapping[str, torch.Tensor], see
         mine, other = kept(cut, name, out.whole[name]), out.cut[name]
         assert mine.shape == other.shape
         if mine.is_floating_point():
+            assert mine.isfinite().all()
             scale = mine.abs().max().clamp_min(1e-6)
             out.error = max(out.error, float((mine - other).abs().max() / scale))
         else:
@@ -148,7 +149,7 @@ def call(node: Node, operands: Sequence[torch.Tensor], change: Change) -> list[t
     for argument in target._schema.arguments:
         if argument.name in attrs["slots"]:
             kwargs[argument.name] = _filled(attrs["slots"][argument.name], operands)
-        elif attrs.get(argument.name) is not None:
+        elif argument.name in attrs:
             kwargs[argument.name] = _typed(attrs[argument.name], str(argument.type))
     made = target(**kwargs)
     return list(made) if isinstance(made, list | tuple) else [made]
