@@ -96,7 +96,7 @@ class _Run:
             if isinstance(literal, torch.Tensor) and not literal.is_meta:
                 self.content[node] = literal.detach().cpu().clone()
             return
-        name, made = opname(node), node.meta["val"]
+        name, made = opname(node), node.meta.get("val")
         read = [self.names.now(n, node) for n in node.all_input_nodes]
         sizes_only = name in _FILLS or name in _LIKE
         if not sizes_only and any(n not in self.content for n in read):
