@@ -40,7 +40,8 @@ class Weight:
         source: Its name in the file.
         shape: Sizes.
         dtype: Numpy-style name of the element type.
-        origin: "initializer", "constant" (a Constant node) or "fill" (ConstantOfShape).
+        origin: "initializer", "constant" (a Constant node), "fill" (ConstantOfShape) or "shape" (on PyTorch's meta
+            device, without values).
         read: Returns the values, mapped where the file allows it.
     """
 
@@ -123,9 +124,9 @@ class Graph:
     equal: tuple[tuple[tuple[str, int], ...], ...] = ()
 
     def constant(self, name: str) -> Array | None:
-        """The fixed content of a value (a weight is read), or None when it is computed from data."""
+        """The fixed content of a value (a weight is read), or None when it is computed from data or not there."""
         found = self.constants.get(name)
-        if found is None and name in self.weights:
+        if found is None and name in self.weights and self.weights[name].origin != "shape":
             return self.weights[name].read()
         return found
 
