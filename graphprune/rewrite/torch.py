@@ -131,9 +131,9 @@ def _same_class(
     def run() -> tuple[int, str | None]:
         recorder = Recorder(expected, opaque)
         fault = record(module, traced.args, traced.kwargs, recorder)
-        if fault is None and len(recorder.events) < len(expected):
+        if fault is None and recorder.place < len(expected):
             fault = ""
-        return len(recorder.events), fault
+        return recorder.place, fault
 
     search = Search(module, _sizes(cut), run)
     with evaluation(module):
