@@ -13,7 +13,7 @@ from graphprune.errors import InputError
 
 torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
-from torch.nn import functional as F  # noqa: E402, N812
+from torch.nn import functional as F  # noqa: E402
 
 from graphprune.rewrite.torch import GRAPH, SAME, note  # noqa: E402
 

@@ -22,6 +22,8 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from graphprune.graph.torch_capture import whole_attention
+
 _SILENT = {"detach", "alias", "lift_fresh", "lift_fresh_copy", "_assert_tensor_metadata", "_assert_async"}
 _FLOATS = float, complex
 _STARTS = {"slice": 2, "select": 2, "narrow": 2, "slice_scatter": 3, "select_scatter": 3}
@@ -248,7 +250,7 @@ def _fake() -> Iterator[Callable[[Tensor], Tensor]]:
             made[id(tensor)] = mode.from_tensor(tensor.detach())
         return made[id(tensor)]
 
-    with mode, torch.no_grad():
+    with mode, torch.no_grad(), whole_attention():
         yield fake
 
 
