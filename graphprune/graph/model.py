@@ -107,6 +107,7 @@ class Graph:
         source: The object this was read from (an ``onnx_ir.Model``), for the rewriter.
         input_shapes: Input sizes at each probe; what verification and costs use.
         file_bytes: Returns the bytes that the model takes when written.
+        equal: Sets of (value, axis) whose sizes the source says with one number: they have to stay equal.
     """
 
     name: str
@@ -120,6 +121,7 @@ class Graph:
     source: Any = field(repr=False, default=None)
     input_shapes: tuple[Mapping[str, tuple[int, ...]], ...] = ()
     file_bytes: Callable[[], int] = field(repr=False, default=lambda: 0)
+    equal: tuple[tuple[tuple[str, int], ...], ...] = ()
 
     def constant(self, name: str) -> Array | None:
         """The fixed content of a value (a weight is read), or None when it is computed from data or not there."""

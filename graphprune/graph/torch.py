@@ -77,6 +77,7 @@ def trace(
     """
     args = tuple(args) if isinstance(args, tuple | list) else (args,)
     name = name or type(module).__name__
+    owner: nn.Module
     if isinstance(module, ExportedProgram):
         program, owner = module, module.module()
         args, kwargs = module.example_inputs or (args, kwargs or {})

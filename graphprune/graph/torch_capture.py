@@ -75,7 +75,14 @@ def _advice(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any],
     advice = "the module runs, but torch.export cannot capture it: "
     if "data-dependent" in str(error) or "DataDependent" in type(error).__name__:
         advice += "what it does depends on the values of its inputs; write it with torch.where, or "
-    return f'{advice}leave that submodule out with trace(..., opaque=["path.of.the.submodule"])'
+    return f"{advice}leave the submodule out: trace(..., opaque=[{_running(module, error)!r}])"
+
+
+def _running(module: nn.Module, error: Exception) -> str:
+    """Path of the innermost submodule that was running when the error came."""
+    paths: dict[int, str] = {id(m): path for path, m in module.named_modules() if path}
+    running = (id(frame.f_locals.get("self")) for frame, _ in traceback.walk_tb(error.__traceback__))
+    return ["path.of.the.submodule", *(paths[i] for i in running if i in paths)][-1]
 
 
 def _inputs(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterator[str]:

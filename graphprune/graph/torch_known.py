@@ -109,7 +109,8 @@ class _Run:
         if schema is not None and schema.is_mutable and isinstance(result, torch.Tensor):
             self._written(result)
         elif (
-            _floating(node)
+            isinstance(made, torch.Tensor)
+            and made.is_floating_point()
             and made.numel() > 1
             and (name in _FILLS or (name in _VIEWS and read and read[0] in self.uniform))
         ):
