@@ -141,6 +141,7 @@ def scatter(r: Relate) -> None:
     """The written axis stays; the others are tied to those of the index and the source."""
     index, axis = slot(r, "index"), axis_of(r.attr("dim"), r.rank(0))
     axes = _beside(r, index, axis)
+    r.freeze(index, axis, _WRITTEN)
     for s in given(r, "src"):
         for a in range(r.rank(s)):
             if a != axis and r.shape(s)[a] == axes[a].n:
@@ -155,6 +156,7 @@ def index_write(r: Relate) -> None:
     """The written axis stays; the others are tied to the source's."""
     axis = axis_of(r.attr("dim"), r.rank(0))
     r.freeze(0, axis, _WRITTEN)
+    r.freeze_all(slot(r, "index"), _WRITTEN)
     for s in given(r, "source"):
         for a in range(r.rank(s)):
             if a == axis:
@@ -174,6 +176,8 @@ def index_put(r: Relate) -> None:
         raise Unsupported("values are written at indices between other axes")
     for a in range(count):
         r.freeze(0, a, _WRITTEN)
+    for _, s in at:
+        r.freeze_all(s, _WRITTEN)
     rest = r.rank(0) - count
     for a in range(1, r.rank(values) + 1):
         if a > rest or r.shape(values)[-a] == 1:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from graphprune.rules.aten import aten, axes_of, axis_of, sized, slots
+from graphprune.rules.aten import aten, axes_of, axis_of, given, sized, slots
 from graphprune.rules.context import Relate, Unsupported
 from graphprune.rules.edit import Edit, new_positions
 from graphprune.rules.reshape import reshaped
@@ -94,8 +94,12 @@ def expand(r: Relate) -> None:
     for a in range(r.rank(0)):
         if r.shape(0)[a] != 1:
             axes[offset + a] = r.axis(0, a)
-    if r.node.op.startswith("expand_as"):
-        axes = [x if offset <= a and r.shape(0)[a - offset] != 1 else r.axis(1, a) for a, x in enumerate(axes)]
+    for other in given(r, "other"):
+        for a, axis in enumerate(axes):
+            if a < offset or r.shape(0)[a - offset] == 1:
+                axes[a] = r.axis(other, a)
+            else:
+                r.tie(other, a, axis)
     r.out(axes)
 
 

@@ -33,7 +33,19 @@ class Run:
 def random_units(deps: DependencyGraph, rng: np.random.Generator, share: float = 0.4) -> np.ndarray:
     """Units to remove: a random share of each group, so that no axis loses all of its positions."""
     gone = [rng.choice(g.units, rng.integers(0, max(int(g.size * share), 1) + 1), replace=False) for g in deps.groups]
-    units = np.concatenate(gone) if gone else np.zeros(0, np.int64)
+    return _legal(deps, np.concatenate(gone) if gone else np.zeros(0, np.int64))
+
+
+def any_units(deps: DependencyGraph, rng: np.random.Generator, share: float = 0.4) -> np.ndarray:
+    """Units to remove, also such as lie on no weight."""
+    axes = [a.units for axes in deps.types.values() for a in axes if a is not None and a.units is not None]
+    ids = np.unique(np.concatenate([u.ravel() for u in axes])) if axes else np.zeros(0, np.int64)
+    ids = ids[ids > 0]
+    return _legal(deps, ids[rng.random(len(ids)) < share])
+
+
+def _legal(deps: DependencyGraph, units: np.ndarray) -> np.ndarray:
+    """Units without those that would empty an axis."""
     axes = {id(a): a for axes in deps.types.values() for a in axes if a is not None and a.units is not None}
     for _ in range(20):
         removed = np.zeros(deps.state.store.count, bool)
@@ -128,6 +140,8 @@ def _spread(
 ) -> torch.Tensor:
     """A tensor of the whole size with random numbers where nothing is kept."""
     out = torch.randn(tuple(_shape(deps, name)), generator=generator).to(small.dtype)
+    if not out.dim():
+        return small
     index = [torch.from_numpy(k) if (k := cut.kept(name, a)) is not None else torch.arange(n)
              for a, n in enumerate(out.shape)]  # fmt: skip
     out[torch.meshgrid(*index, indexing="ij")] = small
