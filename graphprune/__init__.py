@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from graphprune.api import Result, analyze, apply, load, plan, prune, save, verify
+    from graphprune.api import Result, analyze, apply, load, plan, prune, save, slice_optimizer, trace, verify
     from graphprune.errors import GraphPruneError
     from graphprune.graph.custom import custom_ops
     from graphprune.plan import Plan
@@ -23,6 +23,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     **dict.fromkeys(("Result", "analyze", "apply", "load", "plan", "prune", "save", "verify"), "graphprune.api"),
+    **dict.fromkeys(("slice_optimizer", "trace"), "graphprune.api_torch"),
     "GraphPruneError": "graphprune.errors",
     "Plan": "graphprune.plan",
     "custom_ops": "graphprune.graph.custom",
@@ -42,6 +43,8 @@ __all__ = [
     "prune",
     "register",
     "save",
+    "slice_optimizer",
+    "trace",
     "verify",
 ]
 

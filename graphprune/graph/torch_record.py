@@ -1,0 +1,273 @@
+"""What a module does to tensors, as a list of operators with the shapes they give, without computing anything.
+
+Two modules that make the same calls with the same shapes and settings are the same network. Where they first differ
+tells which module holds a size that is no longer right.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch._subclasses import FakeTensorMode
+from torch.export import ExportedProgram
+from torch.func import functional_call
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from graphprune.graph.torch_capture import whole_attention
+
+_SILENT = {"detach", "alias", "lift_fresh", "lift_fresh_copy", "_assert_tensor_metadata", "_assert_async"}
+_FLOATS = float, complex
+_STARTS = {"slice": 2, "select": 2, "narrow": 2, "slice_scatter": 3, "select_scatter": 3}
+_LAYOUT = {"view", "expand", "unsqueeze", "squeeze", "clone", "_unsafe_view", "permute", "transpose", "slice", "t"}
+_SKIPPED = 8
+_APART, _AGAIN = 80, 4  # how far two lists may differ, and how many equal calls bring them together again
+Event = tuple[Any, ...]
+
+
+class Diverged(Exception):
+    """A module does something else than was expected."""
+
+
+@dataclass
+class Recorder:
+    """Collects calls, and stops at the first that is not the expected one.
+
+    Attributes:
+        expected: What is expected; None to collect only.
+        opaque: Paths of modules whose inside does not count.
+        place: How much of what is expected has come.
+        events: What was seen.
+        makers: Name of the node that made each call, where a graph runs.
+        node: The node that is running.
+        stack: Paths of the modules that are running.
+    """
+
+    expected: Sequence[Event] | None = None
+    opaque: frozenset[str] = frozenset()
+    place: int = 0
+    events: list[Event] = field(default_factory=list)
+    makers: list[str] = field(default_factory=list)
+    node: str = ""
+    stack: list[str] = field(default_factory=list)
+
+    def add(self, event: Event) -> None:
+        """Note a call.
+
+        Raises:
+            Diverged: It is not the expected one.
+        """
+        if self.opaque and any(path in self.opaque for path in self.stack):
+            return
+        if self.expected is not None:
+            self.place = self._after(event, self.expected)
+        self.events.append(event)
+        self.makers.append(self.node)
+
+    def _after(self, event: Event, expected: Sequence[Event]) -> int:
+        """Place behind the expected call that this is; a forward may skip views that change nothing any more.
+
+        Raises:
+            Diverged: There is none.
+        """
+        for place in range(self.place, min(self.place + _SKIPPED, len(expected))):
+            if _fits(event, expected[place]):
+                return place + 1
+            if expected[place][0] not in _LAYOUT:
+                break
+        raise Diverged
+
+    @property
+    def scope(self) -> str:
+        """Path of the innermost module that is running."""
+        return self.stack[-1] if self.stack else ""
+
+
+def _fits(event: Event, wanted: Event) -> bool:
+    """Whether a call is the one that is wanted; of some only the operator is known."""
+    return event[0] == wanted[0] if len(wanted) == 1 else event == wanted
+
+
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Hands every operator to a recorder."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.recorder = recorder
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Run the operator and note it."""
+        out = func(*args, **(kwargs or {}))
+        name = func._schema.name.partition("::")[2]
+        if name not in _SILENT and not func._schema.name.startswith("prim"):
+            shapes = tuple(tuple(t.shape) for t in tree_leaves(out) if isinstance(t, Tensor))
+            self.recorder.add((name.removesuffix("_"), shapes, _settings(name, args, kwargs or {})))
+        return out
+
+
+def _settings(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Arguments that shapes do not tell: floats, and where a slice starts."""
+    floats = [v for v in tree_leaves((args, dict(kwargs))) if isinstance(v, _FLOATS)]
+    start = _STARTS.get(name)
+    return (*floats, args[start] or 0) if start is not None and start < len(args) else tuple(floats)
+
+
+def named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and buffers under every name that they have, buffers that are not saved as well."""
+    yield from module.named_parameters(remove_duplicate=False)
+    yield from module.named_buffers(remove_duplicate=False)
+
+
+def record(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], recorder: Recorder) -> str | None:
+    """Run a module on fake tensors.
+
+    Returns:
+        Path of the module in which it went wrong, None when the run ended.
+    """
+    with _fake() as fake, _scopes(module, recorder):
+        state = {n: fake(t) for n, t in named_tensors(module)}
+        given = tree_map(lambda v: fake(v) if isinstance(v, Tensor) else v, (tuple(args), dict(kwargs)))
+        try:
+            with _Watch(recorder):
+                functional_call(module, state, given[0], given[1], tie_weights=False)
+        except Exception:
+            return recorder.scope
+    return None
+
+
+class _Marked(fx.Interpreter):
+    """Runs a graph and tells a recorder from which modules its nodes came."""
+
+    def __init__(self, graph: fx.GraphModule, recorder: Recorder, fake: Callable[[Tensor], Tensor]) -> None:
+        super().__init__(graph)
+        self.recorder = recorder
+        self.fake = fake
+
+    def fetch_attr(self, target: str) -> Any:
+        """A tensor of the graph, as a fake one."""
+        value = super().fetch_attr(target)
+        return self.fake(value) if isinstance(value, Tensor) else value
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Run a node in the scope of the modules that it came from."""
+        self.recorder.node = n.name
+        self.recorder.stack[:] = [str(path) for path, _ in (n.meta.get("nn_module_stack") or {}).values()]
+        return super().run_node(n)
+
+
+def unlifted(program: ExportedProgram) -> fx.GraphModule:
+    """A program as a module that holds the tensors of the program."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        module = program.module(check_guards=False)
+    assert isinstance(module, fx.GraphModule)
+    return module
+
+
+def graph_events(graph: fx.GraphModule, args: Sequence[Any], kwargs: Mapping[str, Any], recorder: Recorder) -> None:
+    """Record what a graph does, its tensors being its own attributes."""
+    with _fake() as fake:
+        given = tree_map(lambda v: fake(v) if isinstance(v, Tensor) else v, (tuple(args), dict(kwargs)))
+        flat = graph.graph.process_inputs(*given[0], **given[1])
+        with _Watch(recorder):
+            _Marked(graph, recorder, fake).run(*flat, enable_io_processing=False)
+
+
+def expected_events(seen: Recorder, before: Recorder, after: Recorder) -> list[Event]:
+    """What a module is to do once it is cut.
+
+    A module may do more when it runs than what was captured of it, such as checks that are skipped while capturing:
+    of these calls the operator alone has to stay.
+
+    Args:
+        seen: What the original module does.
+        before: What its graph does.
+        after: What the pruned graph does.
+    """
+    cut: dict[str, list[Event]] = {}
+    for node, event in zip(after.makers, after.events, strict=True):
+        cut.setdefault(node, []).append(event)
+    known, inside = node_places(seen, before)
+    out: list[Event] = []
+    for i, event in enumerate(seen.events):
+        if i in known:
+            out.extend(cut.get(known[i], []))
+        elif i not in inside:
+            out.append(event[:1])
+    return out
+
+
+def node_places(seen: Recorder, before: Recorder) -> tuple[dict[int, str], set[int]]:
+    """Where the nodes of a graph lie in what its module does.
+
+    Returns:
+        By place in what was seen the node all of whose calls begin there, and the places of their other calls.
+    """
+    size, first = Counter(before.makers), {node: j for j, node in reversed(list(enumerate(before.makers)))}
+    known: dict[int, str] = {}
+    inside: set[int] = set()
+    for i, j in _aligned(seen.events, before.events):
+        node = before.makers[j]
+        if first[node] == j and seen.events[i : i + size[node]] == before.events[j : j + size[node]]:
+            known[i] = node
+            inside.update(range(i + 1, i + size[node]))
+    return known, inside
+
+
+def _aligned(a: Sequence[Event], b: Sequence[Event]) -> Iterator[tuple[int, int]]:
+    """Pairs of places of calls that are the same in both, in order."""
+    i = j = 0
+    while i < len(a) and j < len(b):
+        if a[i] == b[j]:
+            yield i, j
+            i, j = i + 1, j + 1
+            continue
+        steps = ((k, n - k) for n in range(1, _APART) for k in range(n + 1))
+        found = next(((k, m) for k, m in steps if a[i + k : i + k + _AGAIN] == b[j + m : j + m + _AGAIN] != []), None)
+        if found is None:
+            return
+        i, j = i + found[0], j + found[1]
+
+
+@contextmanager
+def _fake() -> Iterator[Callable[[Tensor], Tensor]]:
+    """A mode in which nothing is computed, and what makes fake tensors in it (of one tensor always the same)."""
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    made: dict[int, Tensor] = {}
+
+    def fake(tensor: Tensor) -> Tensor:
+        if id(tensor) not in made:
+            made[id(tensor)] = mode.from_tensor(tensor.detach())
+        return made[id(tensor)]
+
+    with mode, torch.no_grad(), whole_attention():
+        yield fake
+
+
+@contextmanager
+def _scopes(module: nn.Module, recorder: Recorder) -> Iterator[None]:
+    """Keep the recorder's stack of running modules; after an error it stays as it was."""
+    paths = {id(m): path for path, m in module.named_modules()}
+
+    def enter(running: nn.Module, _: Any) -> None:
+        recorder.stack.append(paths.get(id(running), ""))
+
+    def leave(*_: Any) -> None:
+        recorder.stack.pop()
+
+    handles = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
