@@ -51,8 +51,8 @@ def rule(
 
 
 def find(node: Node) -> Rule | None:
-    """The rule of a node's operator, if there is one."""
-    return _RULES.get(node.key)
+    """The rule of a node's operator, if there is one; see :func:`by_name`."""
+    return by_name(node.key)
 
 
 def all_rules() -> Iterator[Rule]:
@@ -62,12 +62,20 @@ def all_rules() -> Iterator[Rule]:
 
 def has_rule(op: str) -> bool:
     """Whether an operator, such as "Conv" or "com.microsoft.Attention", has a rule."""
-    return op in _RULES
+    return by_name(op) is not None
 
 
 def by_name(op: str) -> Rule | None:
-    """The rule of an operator given with its domain."""
-    return _RULES.get(op)
+    """The rule of an operator given with its domain.
+
+    "aten.relu_.default" is looked up as it stands, then without its overload, then without the underscore of
+    operators that write in place: "aten.relu".
+    """
+    found = _RULES.get(op)
+    if found is None and op.count(".") > 1:
+        family = op.rpartition(".")[0]
+        found = _RULES.get(family) or _RULES.get(family.removesuffix("_"))
+    return found
 
 
 def install(rule: Rule) -> Callable[[], None]:

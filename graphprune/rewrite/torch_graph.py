@@ -1,0 +1,129 @@
+"""The pruned network as a module made of its exported graph, with the sizes in it rewritten."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from graphprune.coupling.cut import Cut
+from graphprune.errors import InputError
+from graphprune.graph.model import Node
+from graphprune.rewrite.torch_slices import Boxes, named_tensors, take
+from graphprune.rules.edit import COMPUTED, Change
+
+_MODES = {"batch_norm": "training", "dropout": "train", "dropout_": "train", "feature_dropout": "train",
+          "alpha_dropout": "train", "feature_alpha_dropout": "train", "instance_norm": "use_input_stats",
+          "lstm": "train", "gru": "train", "rnn_tanh": "train", "rnn_relu": "train", "rrelu": "training"}  # fmt: skip
+
+
+class PrunedGraph(fx.GraphModule):
+    """An exported graph that can be trained: dropout and batch norms follow ``train()`` and ``eval()``."""
+
+    def train(self, mode: bool = True) -> PrunedGraph:  # noqa: FBT001, FBT002 - the signature of nn.Module
+        """Switch between training and evaluation."""
+        super().train(mode)
+        changed = False
+        for node in self.graph.nodes:
+            flag = _MODES.get(getattr(node.target, "_opname", "")) if node.op == "call_function" else None
+            if flag is not None and _frozen_in_training(node) is False:
+                changed |= set_argument(node, flag, mode)
+        if changed:
+            self.recompile()
+        return self
+
+
+def _frozen_in_training(node: fx.Node) -> bool:
+    """Whether a node has its mode for good, as an instance norm has that keeps no running statistics."""
+    return node.target._opname == "instance_norm" and argument(node, "running_mean") is None  # type: ignore[union-attr]
+
+
+def argument(node: fx.Node, name: str) -> Any:
+    """An argument of an operator by the name in its schema."""
+    for i, found in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
+        if found.name == name:
+            return node.args[i] if i < len(node.args) else node.kwargs.get(name, found.default_value)
+    raise KeyError(name)
+
+
+def set_argument(node: fx.Node, name: str, value: Any) -> bool:
+    """Set an argument of an operator by the name in its schema; whether that changed it."""
+    if argument(node, name) == value:
+        return False
+    names = [a.name for a in node.target._schema.arguments]  # type: ignore[union-attr]
+    place = names.index(name)
+    if place < len(node.args):
+        node.update_arg(place, value)
+    else:
+        node.update_kwarg(name, value)
+    return True
+
+
+def pruned_graph(cut: Cut, boxes: Boxes) -> PrunedGraph:
+    """The exported graph with sliced tensors and rewritten sizes; its tensors are its own.
+
+    Args:
+        cut: The removal; ``cut.deps.source.source`` is a ``Traced``.
+        boxes: What is kept of the stored tensors.
+    """
+    traced = cut.deps.source.source
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        unlifted = traced.program.module(check_guards=False)
+    _slice(unlifted, boxes, traced.tied)
+    module = PrunedGraph(unlifted, unlifted.graph, class_name=f"Pruned{type(traced.module).__name__}")
+    places = {node.name: node for node in module.graph.nodes}
+    for node in cut.deps.source.nodes:
+        change = cut.edit(node)
+        if change is not None:
+            _apply(module, places[node.name], node, change)
+    module.graph.lint()
+    module.recompile()
+    module.training = False
+    return module
+
+
+def _slice(module: nn.Module, boxes: Boxes, tied: Mapping[str, str]) -> None:
+    """Give a fresh module tensors of its own, cut where there is a box."""
+    made: dict[int, Tensor] = {}
+    for name, tensor in list(named_tensors(module)):
+        if id(tensor) not in made:
+            box = boxes.get(tied.get(name, name))
+            small = take(tensor.detach(), box) if box else tensor.detach().clone()
+            made[id(tensor)] = nn.Parameter(small, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else small
+        path, _, last = name.rpartition(".")
+        owner = module.get_submodule(path)
+        store: dict[str, Any] = owner._parameters if last in owner._parameters else owner._buffers
+        store[last] = made[id(tensor)]
+
+
+def _apply(module: fx.GraphModule, target: fx.Node, node: Node, change: Change) -> None:
+    """Carry out a rule's change on the node in the graph."""
+    if change.op is not None or change.fixed or change.regrown:
+        raise InputError(f"{node.name}: this change of {node.key} is not known to graphs of PyTorch")
+    for name, value in change.attrs.items():
+        set_argument(target, name, value)
+    tensors = list(target.all_input_nodes) if change.consts or change.gathers else []
+    for slot, array in change.consts.items():
+        if (array == COMPUTED).any():
+            raise InputError(f"{node.name}: sizes computed in the graph cannot be overridden")
+        name = _free(module, f"{target.name}_kept{slot}")
+        module.register_buffer(name, torch.from_numpy(array))
+        with module.graph.inserting_before(target):
+            target.replace_input_with(tensors[slot], module.graph.get_attr(name))
+    for slot, axis, index in change.gathers:
+        name = _free(module, f"{target.name}_index{slot}")
+        module.register_buffer(name, torch.from_numpy(index))
+        with module.graph.inserting_before(target):
+            held = module.graph.get_attr(name)
+            picked = module.graph.call_function(torch.ops.aten.index_select.default, (tensors[slot], axis, held))
+            target.replace_input_with(tensors[slot], picked)
+
+
+def _free(module: nn.Module, name: str) -> str:
+    while hasattr(module, name):
+        name += "_"
+    return name

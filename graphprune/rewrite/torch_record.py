@@ -1,0 +1,182 @@
+"""What a module does to tensors, as a list of operators with the shapes they give, without computing anything.
+
+Two modules that make the same calls with the same shapes and settings are the same network. Where they first differ
+tells which module holds a size that is no longer right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch._subclasses import FakeTensorMode
+from torch.func import functional_call
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from graphprune.rewrite.torch_slices import named_tensors
+
+_SILENT = {"detach", "alias", "lift_fresh", "lift_fresh_copy", "_assert_tensor_metadata", "_assert_async"}
+_FLOATS = float, complex
+_STARTS = {"slice": 2, "select": 2, "narrow": 2, "slice_scatter": 3, "select_scatter": 3}
+Event = tuple[Any, ...]
+
+
+class Diverged(Exception):
+    """A module does something else than was expected."""
+
+
+@dataclass
+class Recorder:
+    """Collects calls, and stops at the first that is not the expected one.
+
+    Attributes:
+        expected: What is expected; None to collect only.
+        opaque: Paths of modules whose inside does not count.
+        events: What was seen.
+        stack: Paths of the modules that are running.
+    """
+
+    expected: Sequence[Event] | None = None
+    opaque: frozenset[str] = frozenset()
+    events: list[Event] = field(default_factory=list)
+    stack: list[str] = field(default_factory=list)
+
+    def add(self, event: Event) -> None:
+        """Note a call.
+
+        Raises:
+            Diverged: It is not the expected one.
+        """
+        if self.opaque and any(path in self.opaque for path in self.stack):
+            return
+        place = len(self.events)
+        if self.expected is not None and (place >= len(self.expected) or self.expected[place] != event):
+            raise Diverged
+        self.events.append(event)
+
+    @property
+    def scope(self) -> str:
+        """Path of the innermost module that is running."""
+        return self.stack[-1] if self.stack else ""
+
+
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Hands every operator to a recorder."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.recorder = recorder
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Run the operator and note it."""
+        out = func(*args, **(kwargs or {}))
+        name = func._schema.name.partition("::")[2]
+        if name not in _SILENT:
+            shapes = tuple(tuple(t.shape) for t in tree_leaves(out) if isinstance(t, Tensor))
+            self.recorder.add((name.removesuffix("_"), shapes, _settings(name, args, kwargs or {})))
+        return out
+
+
+def _settings(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Arguments that shapes do not tell: floats, and where a slice starts."""
+    floats = [v for v in tree_leaves((args, dict(kwargs))) if isinstance(v, _FLOATS)]
+    start = _STARTS.get(name)
+    return (*floats, args[start] or 0) if start is not None and start < len(args) else tuple(floats)
+
+
+def record(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], recorder: Recorder) -> str | None:
+    """Run a module on fake tensors.
+
+    Returns:
+        Path of the module in which it went wrong, None when the run ended.
+    """
+    with _fake() as fake, _scopes(module, recorder):
+        state = {n: fake(t) for n, t in named_tensors(module)}
+        given = tree_map(lambda v: fake(v) if isinstance(v, Tensor) else v, (tuple(args), dict(kwargs)))
+        try:
+            with _Watch(recorder):
+                functional_call(module, state, given[0], given[1], tie_weights=False)
+        except Exception:
+            return recorder.scope
+    return None
+
+
+class _Marked(fx.Interpreter):
+    """Runs a graph and tells a recorder from which modules its nodes came."""
+
+    def __init__(self, graph: fx.GraphModule, recorder: Recorder, fake: Callable[[Tensor], Tensor]) -> None:
+        super().__init__(graph)
+        self.recorder = recorder
+        self.fake = fake
+
+    def fetch_attr(self, target: str) -> Any:
+        """A tensor of the graph, as a fake one."""
+        value = super().fetch_attr(target)
+        return self.fake(value) if isinstance(value, Tensor) else value
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Run a node in the scope of the modules that it came from."""
+        self.recorder.stack[:] = [str(path) for path, _ in (n.meta.get("nn_module_stack") or {}).values()]
+        return super().run_node(n)
+
+
+def expected_events(
+    graph: fx.GraphModule, args: Sequence[Any], kwargs: Mapping[str, Any], opaque: frozenset[str]
+) -> list[Event]:
+    """What a graph does; nodes that come from ``opaque`` modules are left out.
+
+    Args:
+        graph: The graph, its tensors being its own attributes.
+        args: Inputs.
+        kwargs: Inputs by keyword.
+        opaque: Paths of modules that are made anew.
+    """
+    recorder = Recorder(opaque=opaque)
+    with _fake() as fake:
+        given = tree_map(lambda v: fake(v) if isinstance(v, Tensor) else v, (tuple(args), dict(kwargs)))
+        flat = graph.graph.process_inputs(*given[0], **given[1])
+        with _Watch(recorder):
+            _Marked(graph, recorder, fake).run(*flat, enable_io_processing=False)
+    return recorder.events
+
+
+@contextmanager
+def _fake() -> Iterator[Callable[[Tensor], Tensor]]:
+    """A mode in which nothing is computed, and what makes fake tensors in it (of one tensor always the same)."""
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    made: dict[int, Tensor] = {}
+
+    def fake(tensor: Tensor) -> Tensor:
+        if id(tensor) not in made:
+            made[id(tensor)] = mode.from_tensor(tensor.detach())
+        return made[id(tensor)]
+
+    with mode, torch.no_grad():
+        yield fake
+
+
+@contextmanager
+def _scopes(module: nn.Module, recorder: Recorder) -> Iterator[None]:
+    """Keep the recorder's stack of running modules; after an error it stays as it was."""
+    paths = {id(m): path for path, m in module.named_modules()}
+
+    def enter(running: nn.Module, _: Any) -> None:
+        recorder.stack.append(paths.get(id(running), ""))
+
+    def leave(*_: Any) -> None:
+        recorder.stack.pop()
+
+    handles = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
