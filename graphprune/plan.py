@@ -19,7 +19,7 @@ from graphprune.errors import InputError
 from graphprune.rules.edit import Kept
 
 VERSION = 1
-_OPTIONAL = ("io", "blocks", "shapes", "tied", "widths", "attributes")
+_OPTIONAL = ("io", "blocks", "shapes", "tied", "widths", "transient", "attributes")
 Listed = list[int] | list[list[int]]
 
 
@@ -88,6 +88,7 @@ class Plan(BaseModel):
         shapes: Sizes of all weights of the original but scalars: what a checkpoint has to match.
         tied: Further names that a state dict has for a weight, with the name that stands here.
         widths: Per kind of group and number of units the numbers left, over all groups of that kind and size.
+        transient: Weights that no checkpoint holds: buffers that are not saved.
         attributes: What else is set in the pruned module: module path → attribute → value.
     """
 
@@ -104,6 +105,7 @@ class Plan(BaseModel):
     shapes: dict[str, tuple[int, ...]] = {}
     tied: dict[str, str] = {}
     widths: dict[str, dict[int, tuple[int, ...]]] = {}
+    transient: tuple[str, ...] = ()
     attributes: dict[str, dict[str, Any]] = {}
 
     @property
@@ -118,8 +120,11 @@ class Plan(BaseModel):
         groups = ",\n".join(f"  {json.dumps(g)}" for g in data["groups"])
         lines.append(f' "groups": [\n{groups}\n ]')
         for part in ("weights", *(p for p in _OPTIONAL if data[p])):
-            entries = ",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in data[part].items())
-            lines.append(f' "{part}": {{\n{entries}\n }}')
+            if isinstance(data[part], dict):
+                entries = ",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in data[part].items())
+                lines.append(f' "{part}": {{\n{entries}\n }}')
+            else:
+                lines.append(f' "{part}": {json.dumps(data[part])}')
         return "{\n" + ",\n".join(lines) + "\n}\n"
 
     @classmethod

@@ -31,6 +31,7 @@ FLOW = [
     "report",
     "integrations",
     "search",
+    "checkpoints",
     "api",
     "recipe",
     "commands",

@@ -11,6 +11,7 @@ from graphprune.algebra.axis import Ids
 from graphprune.coupling.cut import Cut
 from graphprune.coupling.factor import numbered
 from graphprune.coupling.groups import DependencyGraph, Group
+from graphprune.graph.model import Graph
 from graphprune.plan import Listed, Plan, PlannedBlocks, PlannedFibre, PlannedGroup, positions
 
 
@@ -51,6 +52,7 @@ def make_plan(
         blocks=blocks,
         shapes={w.name: w.shape for w in deps.source.weights.values() if w.shape},
         tied=dict(getattr(deps.source.source, "tied", {})),
+        transient=_transient(deps.source),
         widths=_widths(deps, cut),
     )
 
@@ -78,6 +80,13 @@ def _blocks(cut: Cut, name: str, axis: int) -> PlannedBlocks | None:
     runs = np.arange(size) * len(heads) // size
     same = size % len(heads) == 0 and np.array_equal(kept[heads][runs], np.resize(kept, (size, kept.shape[1])))
     return PlannedBlocks(axis=block, of=() if same else tuple(np.resize(of, size).tolist()))
+
+
+def _transient(graph: Graph) -> tuple[str, ...]:
+    """Buffers of a PyTorch module that its state_dict leaves out."""
+    module = getattr(graph.source, "module", None)
+    saved = module.state_dict().keys() if module is not None else graph.weights
+    return tuple(name for name in graph.weights if name not in saved)
 
 
 def _widths(deps: DependencyGraph, cut: Cut) -> dict[str, dict[int, tuple[int, ...]]]:

@@ -19,7 +19,7 @@ from graphprune.rewrite.shards import INDEX, Shards
 
 TORCH = (".pt", ".pth", ".bin", ".ckpt")
 PLAN = "plan.json"
-_CONFIG, _WHOLE = "config.json", "model.safetensors"
+_CONFIG, WEIGHTS = "config.json", "model.safetensors"
 # Other forms of the weights, and what belongs to them: they would no longer fit.
 _LEFT_OUT = (
     *("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.onnx", "*.onnx_data", "*.gguf", "*.ot"),
@@ -141,7 +141,7 @@ def _torch(plan: Plan, source: Path, target: Path) -> Shrunk:
 
 
 def _folder(plan: Plan, source: Path, output: Path, done: Callable[[], None]) -> Shrunk:
-    weights = _weights(source)
+    weights = weights_of(source)
     _check_folder(source, output)
     with staged(output, done) as home:
         target = home / output.name
@@ -161,9 +161,9 @@ def _folder(plan: Plan, source: Path, output: Path, done: Callable[[], None]) ->
     return replace(result, fields=fields, notes=notes, files=files)
 
 
-def _weights(folder: Path) -> Path:
+def weights_of(folder: Path) -> Path:
     """The weights of a Hugging Face folder, safetensors first."""
-    single, index = folder / _WHOLE, folder / f"model{INDEX}"
+    single, index = folder / WEIGHTS, folder / f"model{INDEX}"
     for path in (index, single, folder / "pytorch_model.bin"):
         if path.is_file():
             return path

@@ -150,7 +150,7 @@ def fit(plan: Plan, stored: Mapping[str, Stored], where: str) -> dict[str, Box]:
         raise InputError(
             f"{where}: a lossless plan folds constants into weights, which needs the graph; apply it to the model"
         )
-    wanted = boxes(plan)
+    wanted = {n: box for n, box in boxes(plan).items() if n not in plan.transient or n in stored}
     if not wanted:
         raise InputError(f"{where}: the plan removes nothing")
     names = _Names(plan, wanted, stored, where)
