@@ -146,7 +146,7 @@ def apply(source: Any, plan: Any, output: str | Path | None = None) -> Any:
     Raises:
         InputError: The plan does not fit, or a file cannot be read or written.
     """
-    if isinstance(source, Plan) or (isinstance(source, str | Path) and Path(source).suffix == ".json"):
+    if isinstance(source, Plan | Result) or (isinstance(source, str | Path) and Path(source).suffix == ".json"):
         source, plan = (plan, source) if not str(source).endswith(INDEX) else (source, plan)
     if isinstance(source, Mapping) or (isinstance(source, str | Path) and is_checkpoint(Path(source))):
         return apply_plan(plan, source, output)
