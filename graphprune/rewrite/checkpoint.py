@@ -87,7 +87,7 @@ def shrink(plan: Plan, source: Path, output: Path, done: Callable[[], None] = la
     with staged(output, done) as home:
         if source.suffix in TORCH:
             return _torch(plan, source, home / output.name)
-        return _tensors(plan, source, home / output.name, output)
+        return _tensors(plan, source, home / output.name, output.parent)
 
 
 def _check_kind(source: Path, output: Path) -> None:
@@ -101,15 +101,15 @@ def _check_kind(source: Path, output: Path) -> None:
 # -- safetensors -----------------------------------------------------------------------------------------
 
 
-def _tensors(plan: Plan, source: Path, target: Path, output: Path) -> Shrunk:
+def _tensors(plan: Plan, source: Path, target: Path, home: Path | None = None) -> Shrunk:
+    """Write to ``target``, which moves to the folder ``home`` later; a new folder where none is given."""
     shards = Shards(source)
-    for path in shards.paths:
-        check_output(output, path)
     kept = shards.cut(plan)
-    if output.name.endswith(INDEX):
-        names = shards.renamed(output)
-        for name in names.values():
-            check_output(output.with_name(name), *shards.paths)
+    names = shards.renamed(target.name) if target.name.endswith(INDEX) else {}
+    if home is not None:
+        for name in (target.name, *names.values()):
+            check_output(home / name, *shards.paths)
+    if names:
         size = shards.write_shards(target, kept, names)
     else:
         order = sorted(kept, key=lambda n: (-safetensors.BITS[kept[n].dtype], n)) if shards.index else list(kept)
@@ -149,7 +149,7 @@ def _folder(plan: Plan, source: Path, output: Path, done: Callable[[], None]) ->
         if weights.suffix in TORCH:
             result = _torch(plan, weights, target / weights.name)
         else:
-            result = _tensors(plan, weights, target / weights.name, output / weights.name)
+            result = _tensors(plan, weights, target / weights.name)
         written = {p.name for p in target.iterdir()}
         left_out = sorted(_copied(source, target, written))
         fields = _config(plan, source, target, result)

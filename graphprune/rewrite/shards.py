@@ -52,12 +52,12 @@ class Shards:
         found = fit(plan, {n: t.stored for n, t in self.tensors.items()}, str(self.source))
         return {n: safetensors.cut(t, found.get(n)) for n, t in self.tensors.items()}
 
-    def renamed(self, output: Path) -> dict[str, str]:
+    def renamed(self, index: str) -> dict[str, str]:
         """Names of the shards beside a new index: the old ones, or numbered after its name."""
         count = len(self.paths)
-        if output.name == self.source.name:
+        if index == self.source.name:
             return {p.name: p.name for p in self.paths}
-        stem = output.name.removesuffix(INDEX)
+        stem = index.removesuffix(INDEX)
         return {p.name: f"{stem}-{k + 1:05}-of-{count:05}.safetensors" for k, p in enumerate(self.paths)}
 
     def write_shards(self, target: Path, kept: Mapping[str, safetensors.Kept], names: Mapping[str, str]) -> int:
