@@ -8,22 +8,18 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 
 from graphprune.algebra.axis import Ids
 from graphprune.budget.planner import Planner
 from graphprune.cost.model import CostModel, Costs
 from graphprune.coupling.cut import Cut
 from graphprune.coupling.groups import DependencyGraph
+from graphprune.dialect import Dialect, dialect_of
 from graphprune.errors import InfeasibleError, NothingToPruneError, VerificationError
 from graphprune.folding.analysis import Folding
-from graphprune.graph.model import Array
-from graphprune.graph.sizes import file_bytes
 from graphprune.plan import Plan, is_lossless, planned_cut
-from graphprune.rewrite.files import stamp
-from graphprune.rewrite.onnx import rewrite
 from graphprune.verify.bisect import culprits
-from graphprune.verify.compare import Verdict, verify_cut
+from graphprune.verify.compare import Verdict
 
 Progress = Callable[[str], None]
 _ROUNDS = 5
@@ -34,7 +30,7 @@ class Result:
     """What a prune gave.
 
     Attributes:
-        model: The pruned ``onnx_ir.Model``.
+        model: The pruned ``onnx_ir.Model`` or module.
         plan: What was removed.
         deps: The dependency graph of the original.
         before: Costs of the original.
@@ -44,7 +40,7 @@ class Result:
         folded: Constants of removed channels that the layers reading them took over.
     """
 
-    model: ir.Model
+    model: Any
     plan: Plan
     deps: DependencyGraph
     before: Costs
@@ -63,7 +59,7 @@ def replay(
     deps: DependencyGraph,
     ready: Plan,
     check: bool,  # noqa: FBT001 - passed on
-    feeds: Sequence[dict[str, Array]],
+    feeds: Sequence[Any],
     samples: int,
     progress: Progress,
 ) -> Result:
@@ -73,15 +69,15 @@ def replay(
         InputError: The plan does not fit the model.
         VerificationError: The result does not equal the reference.
     """
-    cut = folded_cut(deps, ready)
+    cut, dialect = folded_cut(deps, ready), dialect_of(deps.source)
     progress("rewrite")
-    model = rewrite(cut)
-    stamp(model, ready, verified=check)
+    model = dialect.rewrite(cut)
+    dialect.stamp(model, ready, verified=check)
     cost = CostModel(deps)
     before, after = cost.costs(np.zeros_like(cut.removed)), cost.costs(cut.removed)
     progress("verify")
     against = is_lossless(ready)
-    verdict = verify_cut(cut, model, feeds=feeds, samples=samples, lossless=against) if check else None
+    verdict = dialect.verify(cut, model, feeds=feeds, samples=samples, lossless=against) if check else None
     if verdict is not None and not verdict.passed:
         raise VerificationError(f"{deps.source.name}: the pruned model {verdict.text}; nothing was written")
     return Result(model, ready, cut.deps, before, after, verdict, folded=cut.folded)
@@ -91,7 +87,7 @@ def search(
     deps: DependencyGraph,
     options: Mapping[str, Any],
     check: bool,  # noqa: FBT001 - passed on
-    feeds: Sequence[dict[str, Array]],
+    feeds: Sequence[Any],
     samples: int,
     progress: Progress,
 ) -> Result:
@@ -103,7 +99,7 @@ def search(
         NothingToPruneError: No unit can be removed.
         VerificationError: The result could not be proved right.
     """
-    planner = Planner.from_options(deps, options)
+    planner, dialect = Planner.from_options(deps, options), dialect_of(deps.source)
     deps = planner.deps
     frozen: list[str] = []
     verdict: Verdict | None = None
@@ -116,16 +112,16 @@ def search(
                 raise
             failed = f"{verdict.text}; without {', '.join(frozen)}: {error}"
             raise VerificationError(f"{deps.source.name}: the pruned model {failed}; nothing was written") from None
-        ready, cut, model = _rewritten(planner, units, progress, check=check)
+        ready, cut, model = _rewritten(planner, dialect, units, progress, check=check)
         after = planner.cost.costs(cut.removed)
         if not check:
             return Result(model, ready, deps, planner.dense, after, None, folded=cut.folded)
         progress("verify")
 
-        def passes(part: Cut, model: ir.Model | None = None) -> Verdict:
+        def passes(part: Cut, model: Any = None) -> Verdict:
             part = part if model is not None else planner.part(part)
-            made = model if model is not None else rewrite(part)
-            return verify_cut(part, made, feeds=feeds, samples=samples, lossless=planner.lossless)
+            made = model if model is not None else dialect.rewrite(part)
+            return dialect.verify(part, made, feeds=feeds, samples=samples, lossless=planner.lossless)
 
         verdict = passes(cut, model)
         if verdict.passed:
@@ -143,15 +139,17 @@ def search(
     )
 
 
-def _rewritten(planner: Planner, units: Ids, progress: Progress, *, check: bool) -> tuple[Plan, Cut, ir.Model]:
+def _rewritten(
+    planner: Planner, dialect: Dialect, units: Ids, progress: Progress, *, check: bool
+) -> tuple[Plan, Cut, Any]:
     """Plan and model for a choice of units; chosen again where the written file misses a size target."""
     progress("rewrite")
     for _ in range(_ROUNDS):
         cut = planner.folding.folded(planner.deps.cut(units))
-        model = rewrite(cut)
+        model = dialect.rewrite(cut)
         ready = planner.write(units)
-        stamp(model, ready, verified=check)
-        if not planner.tighten(partial(file_bytes, model)):
+        dialect.stamp(model, ready, verified=check)
+        if not planner.tighten(partial(dialect.file_bytes, model)):
             break
         units = planner.units()
     return ready, cut, model

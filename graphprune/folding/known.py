@@ -5,12 +5,22 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
 
+import onnx_ir as ir
+
 from graphprune.folding.interval import Unbounded
 from graphprune.graph.evaluate import Operators
 from graphprune.graph.model import Array, Graph, Node
 from graphprune.graph.scopes import source_nodes
 
 _KEPT = 4  # computed contents held at a time: a dequantised weight is large and mostly read once
+
+
+def _operators(graph: Graph) -> Operators:
+    """What can be evaluated: the nodes of an ONNX model, none of another source."""
+    model = graph.source
+    if not isinstance(model, ir.Model):
+        return Operators({}, {})
+    return Operators(source_nodes(model), model.graph.opset_imports)
 
 
 class Known:
@@ -25,7 +35,7 @@ class Known:
 
     def __init__(self, graph: Graph, masked: Collection[str] = ()) -> None:
         self._graph = graph
-        self._operators = Operators(source_nodes(graph.source), graph.source.graph.opset_imports)
+        self._operators = _operators(graph)
         self._makers: dict[str, Node] = {}
         self._recent: OrderedDict[str, Array] = OrderedDict()
         fills = {n for n, w in graph.weights.items() if w.origin == "fill"}

@@ -13,12 +13,13 @@ from torch.utils._pytree import tree_leaves
 from graphprune.coupling.box import Box
 from graphprune.coupling.cut import Cut
 from graphprune.errors import InputError
+from graphprune.graph.torch_capture import evaluation
 from graphprune.plan import Plan
 from graphprune.rewrite.torch_attention import PrunedMultiheadAttention
 from graphprune.rewrite.torch_attributes import Search, Setting, apply_setting
-from graphprune.rewrite.torch_graph import PrunedGraph, pruned_graph
-from graphprune.rewrite.torch_record import Recorder, expected_events, record
-from graphprune.rewrite.torch_slices import sliced
+from graphprune.rewrite.torch_graph import PrunedGraph, pruned_graph, unlifted
+from graphprune.rewrite.torch_record import Event, Recorder, expected_events, graph_events, record
+from graphprune.rewrite.torch_slices import named_tensors, sliced
 
 SAME, GRAPH = "same class", "graph module"
 _NOTE = "_graphprune"
@@ -56,9 +57,15 @@ def note(module: nn.Module) -> Note:
     return found
 
 
-def stamp(module: nn.Module, plan: Plan, *, verified: bool) -> None:
+def stamp(model: nn.Module, plan: Plan, *, verified: bool) -> None:
     """Note the plan and whether the result was proved."""
-    vars(module)[_NOTE] = replace(note(module), plan=plan, verified=verified)
+    vars(model)[_NOTE] = replace(note(model), plan=plan, verified=verified)
+
+
+def stored_bytes(module: nn.Module) -> int:
+    """Bytes of a module's tensors, tied ones once."""
+    stored = {id(t): t for _, t in named_tensors(module)}
+    return sum(t.numel() * t.element_size() for t in stored.values())
 
 
 def boxes_of(cut: Cut) -> dict[str, Box]:
@@ -110,11 +117,8 @@ def _same_class(
         module = sliced(traced.module, boxes)
     except InputError as refusal:
         return None, (), str(refusal)
-    modes = [(m, m.training) for m in module.modules()]
-    for part, _ in modes:
-        part.training = False
     opaque = frozenset(p for p, m in module.named_modules() if isinstance(m, PrunedMultiheadAttention))
-    expected = expected_events(graph, traced.args, traced.kwargs, opaque)
+    expected = _expected(cut, graph, opaque)
 
     def run() -> tuple[int, str | None]:
         recorder = Recorder(expected, opaque)
@@ -124,11 +128,23 @@ def _same_class(
         return len(recorder.events), fault
 
     search = Search(module, _sizes(cut), run)
-    found = search.solve() and _agree(module, graph, traced.args, traced.kwargs)
-    why = "" if found else f"{run()[1] or 'its root'} holds sizes that no attribute says"
-    for part, training in modes:
-        part.training = training
+    with evaluation(module):
+        found = search.solve()
+        why = "" if found else f"{run()[1] or 'its root'} holds sizes that no attribute says"
+        if found and not _agree(module, graph, traced.args, traced.kwargs):
+            found, why = False, "it gives other values than its graph"
     return (module if found else None), tuple(search.settings.values()), why
+
+
+def _expected(cut: Cut, graph: PrunedGraph, opaque: frozenset[str]) -> list[Event]:
+    """What the pruned module is to do."""
+    traced = cut.deps.source.source
+    seen, before, after = (Recorder(opaque=opaque) for _ in range(3))
+    with evaluation(traced.module):
+        record(traced.module, traced.args, traced.kwargs, seen)
+    graph_events(unlifted(traced.program), traced.args, traced.kwargs, before)
+    graph_events(graph, traced.args, traced.kwargs, after)
+    return expected_events(seen, before, after)
 
 
 def _sizes(cut: Cut) -> dict[str, dict[int, frozenset[int]]]:

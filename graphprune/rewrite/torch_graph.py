@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
+from torch.utils._pytree import tree_leaves
 
 from graphprune.coupling.cut import Cut
 from graphprune.errors import InputError
@@ -70,11 +72,9 @@ def pruned_graph(cut: Cut, boxes: Boxes) -> PrunedGraph:
         boxes: What is kept of the stored tensors.
     """
     traced = cut.deps.source.source
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        unlifted = traced.program.module(check_guards=False)
-    _slice(unlifted, boxes, traced.tied)
-    module = PrunedGraph(unlifted, unlifted.graph, class_name=f"Pruned{type(traced.module).__name__}")
+    whole = unlifted(traced.program)
+    _slice(whole, boxes, traced.tied)
+    module = PrunedGraph(whole, whole.graph, class_name=f"Pruned{type(traced.module).__name__}")
     places = {node.name: node for node in module.graph.nodes}
     for node in cut.deps.source.nodes:
         change = cut.edit(node)
@@ -83,6 +83,15 @@ def pruned_graph(cut: Cut, boxes: Boxes) -> PrunedGraph:
     module.graph.lint()
     module.recompile()
     module.training = False
+    return module
+
+
+def unlifted(program: ExportedProgram) -> fx.GraphModule:
+    """A program as a module that holds the tensors of the program."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        module = program.module(check_guards=False)
+    assert isinstance(module, fx.GraphModule)
     return module
 
 
@@ -102,11 +111,10 @@ def _slice(module: nn.Module, boxes: Boxes, tied: Mapping[str, str]) -> None:
 
 def _apply(module: fx.GraphModule, target: fx.Node, node: Node, change: Change) -> None:
     """Carry out a rule's change on the node in the graph."""
-    if change.op is not None or change.fixed or change.regrown:
+    if change.fixed or change.regrown:
         raise InputError(f"{node.name}: this change of {node.key} is not known to graphs of PyTorch")
-    for name, value in change.attrs.items():
-        set_argument(target, name, value)
-    tensors = list(target.all_input_nodes) if change.consts or change.gathers else []
+    change_node(target, change)
+    tensors = tensor_nodes(target)
     for slot, array in change.consts.items():
         if (array == COMPUTED).any():
             raise InputError(f"{node.name}: sizes computed in the graph cannot be overridden")
@@ -121,6 +129,30 @@ def _apply(module: fx.GraphModule, target: fx.Node, node: Node, change: Change) 
             held = module.graph.get_attr(name)
             picked = module.graph.call_function(torch.ops.aten.index_select.default, (tensors[slot], axis, held))
             target.replace_input_with(tensors[slot], picked)
+
+
+def tensor_nodes(target: fx.Node) -> list[fx.Node]:
+    """What a node reads, by slot: tensor arguments in the order of its schema."""
+    names = [a.name for a in target.target._schema.arguments]  # type: ignore[union-attr]
+    given = [*target.args, *(target.kwargs[k] for k in sorted(target.kwargs, key=names.index))]
+    read = [n for n in tree_leaves(given) if isinstance(n, fx.Node)]
+    return [n for n in read if isinstance(n.meta.get("val"), Tensor) or n.op in ("get_attr", "placeholder")]
+
+
+def change_node(target: fx.Node, change: Change) -> None:
+    """Carry out what a change says of a node itself: its operator and its settings."""
+    if change.op is not None:
+        _become(target, *change.op)
+    for name, value in change.attrs.items():
+        if value is not None:
+            set_argument(target, name, value)
+
+
+def _become(target: fx.Node, op: str, slots: tuple[int, ...]) -> None:
+    """Make a node another operator of aten that reads some of the tensors; its settings come after."""
+    name, _, overload = op.partition(".")
+    target.args, target.kwargs = tuple(tensor_nodes(target)[s] for s in slots), {}
+    target.target = getattr(getattr(torch.ops.aten, name), overload or "default")
 
 
 def _free(module: nn.Module, name: str) -> str:

@@ -6,6 +6,7 @@ tells which module holds a size that is no longer right.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from graphprune.rewrite.torch_slices import named_tensors
 _SILENT = {"detach", "alias", "lift_fresh", "lift_fresh_copy", "_assert_tensor_metadata", "_assert_async"}
 _FLOATS = float, complex
 _STARTS = {"slice": 2, "select": 2, "narrow": 2, "slice_scatter": 3, "select_scatter": 3}
+_APART, _AGAIN = 80, 4  # how far two lists may differ, and how many equal calls bring them together again
 Event = tuple[Any, ...]
 
 
@@ -39,12 +41,16 @@ class Recorder:
         expected: What is expected; None to collect only.
         opaque: Paths of modules whose inside does not count.
         events: What was seen.
+        makers: Name of the node that made each call, where a graph runs.
+        node: The node that is running.
         stack: Paths of the modules that are running.
     """
 
     expected: Sequence[Event] | None = None
     opaque: frozenset[str] = frozenset()
     events: list[Event] = field(default_factory=list)
+    makers: list[str] = field(default_factory=list)
+    node: str = ""
     stack: list[str] = field(default_factory=list)
 
     def add(self, event: Event) -> None:
@@ -56,14 +62,20 @@ class Recorder:
         if self.opaque and any(path in self.opaque for path in self.stack):
             return
         place = len(self.events)
-        if self.expected is not None and (place >= len(self.expected) or self.expected[place] != event):
+        if self.expected is not None and (place >= len(self.expected) or not _fits(event, self.expected[place])):
             raise Diverged
         self.events.append(event)
+        self.makers.append(self.node)
 
     @property
     def scope(self) -> str:
         """Path of the innermost module that is running."""
         return self.stack[-1] if self.stack else ""
+
+
+def _fits(event: Event, wanted: Event) -> bool:
+    """Whether a call is the one that is wanted; of some only the operator is known."""
+    return event[0] == wanted[0] if len(wanted) == 1 else event == wanted
 
 
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -124,28 +136,64 @@ class _Marked(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         """Run a node in the scope of the modules that it came from."""
+        self.recorder.node = n.name
         self.recorder.stack[:] = [str(path) for path, _ in (n.meta.get("nn_module_stack") or {}).values()]
         return super().run_node(n)
 
 
-def expected_events(
-    graph: fx.GraphModule, args: Sequence[Any], kwargs: Mapping[str, Any], opaque: frozenset[str]
-) -> list[Event]:
-    """What a graph does; nodes that come from ``opaque`` modules are left out.
-
-    Args:
-        graph: The graph, its tensors being its own attributes.
-        args: Inputs.
-        kwargs: Inputs by keyword.
-        opaque: Paths of modules that are made anew.
-    """
-    recorder = Recorder(opaque=opaque)
+def graph_events(graph: fx.GraphModule, args: Sequence[Any], kwargs: Mapping[str, Any], recorder: Recorder) -> None:
+    """Record what a graph does, its tensors being its own attributes."""
     with _fake() as fake:
         given = tree_map(lambda v: fake(v) if isinstance(v, Tensor) else v, (tuple(args), dict(kwargs)))
         flat = graph.graph.process_inputs(*given[0], **given[1])
         with _Watch(recorder):
             _Marked(graph, recorder, fake).run(*flat, enable_io_processing=False)
-    return recorder.events
+
+
+def expected_events(seen: Recorder, before: Recorder, after: Recorder) -> list[Event]:
+    """What a module is to do once it is cut.
+
+    A module may do more when it runs than what was captured of it, such as checks that are skipped while capturing:
+    of these calls the operator alone has to stay.
+
+    Args:
+        seen: What the original module does.
+        before: What its graph does.
+        after: What the pruned graph does.
+    """
+    cut: dict[str, list[Event]] = {}
+    for node, event in zip(after.makers, after.events, strict=True):
+        cut.setdefault(node, []).append(event)
+    size, first = Counter(before.makers), {node: j for j, node in reversed(list(enumerate(before.makers)))}
+    known: dict[int, str] = {}  # by place in what was seen, the node all of whose calls begin there
+    inside: set[int] = set()
+    for i, j in _aligned(seen.events, before.events):
+        node = before.makers[j]
+        if first[node] == j and seen.events[i : i + size[node]] == before.events[j : j + size[node]]:
+            known[i] = node
+            inside.update(range(i + 1, i + size[node]))
+    out: list[Event] = []
+    for i, event in enumerate(seen.events):
+        if i in known:
+            out.extend(cut.get(known[i], []))
+        elif i not in inside:
+            out.append(event[:1])
+    return out
+
+
+def _aligned(a: Sequence[Event], b: Sequence[Event]) -> Iterator[tuple[int, int]]:
+    """Pairs of places of calls that are the same in both, in order."""
+    i = j = 0
+    while i < len(a) and j < len(b):
+        if a[i] == b[j]:
+            yield i, j
+            i, j = i + 1, j + 1
+            continue
+        steps = ((k, n - k) for n in range(1, _APART) for k in range(n + 1))
+        found = next(((k, m) for k, m in steps if a[i + k : i + k + _AGAIN] == b[j + m : j + m + _AGAIN] != []), None)
+        if found is None:
+            return
+        i, j = i + found[0], j + found[1]
 
 
 @contextmanager
