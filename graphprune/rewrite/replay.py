@@ -187,7 +187,7 @@ class _Names:
             return "", ""
         ways = {}
         first = next(iter(self.wanted))
-        for less in _common(self.wanted):
+        for less in _common(self.plan.shapes):
             ends = [n.removeprefix(less) for n in self._all(first)]
             for more in {s.removesuffix(e) for s in self.stored for e in ends if s == e or s.endswith(f".{e}")}:
                 if not self._missing(less, more):
