@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from graphprune.api import Result, analyze, apply, load, plan, prune, save, verify
+    from graphprune.api import Result, analyze, apply, load, plan, prune, save, slice_optimizer, trace, verify
     from graphprune.checkpoints import channel_map, restore, scatter
     from graphprune.errors import GraphPruneError
     from graphprune.graph.custom import custom_ops
@@ -24,6 +24,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     **dict.fromkeys(("Result", "analyze", "apply", "load", "plan", "prune", "save", "verify"), "graphprune.api"),
+    **dict.fromkeys(("slice_optimizer", "trace"), "graphprune.api_torch"),
     **dict.fromkeys(("channel_map", "restore", "scatter"), "graphprune.checkpoints"),
     "GraphPruneError": "graphprune.errors",
     "Plan": "graphprune.plan",
@@ -47,6 +48,8 @@ __all__ = [
     "restore",
     "save",
     "scatter",
+    "slice_optimizer",
+    "trace",
     "verify",
 ]
 

@@ -8,28 +8,29 @@ from typing import Any
 
 import onnx_ir as ir
 
+from graphprune.api_torch import carried_out_inplace, is_torch, slice_optimizer, trace, traced_module
 from graphprune.budget.planner import Planner
 from graphprune.budget.targets import Amount
 from graphprune.checkpoints import apply_plan, as_plan, save_module
 from graphprune.coupling.groups import DependencyGraph
 from graphprune.coupling.groups import analyze as _analyze
+from graphprune.dialect import dialect_of
 from graphprune.errors import InputError
 from graphprune.graph.checks import refuse_nan
-from graphprune.graph.model import Array, Graph
+from graphprune.graph.model import Graph
 from graphprune.graph.onnx import Source
 from graphprune.graph.onnx import load as _load
 from graphprune.importance.base import Criterion
 from graphprune.plan import Plan, is_lossless
 from graphprune.rewrite.checkpoint import is_checkpoint
-from graphprune.rewrite.files import check_output, stamp
+from graphprune.rewrite.files import check_output
 from graphprune.rewrite.files import save as _save
-from graphprune.rewrite.onnx import rewrite
 from graphprune.rewrite.shards import INDEX
 from graphprune.rules import has_rule
 from graphprune.search import Progress, Result, folded_cut, replay, search
-from graphprune.verify.compare import Verdict, verify_cut
+from graphprune.verify.compare import Verdict
 
-__all__ = ["Result", "analyze", "apply", "load", "plan", "prune", "save", "verify"]
+__all__ = ["Result", "analyze", "apply", "load", "plan", "prune", "save", "slice_optimizer", "trace", "verify"]
 
 
 def load(source: Source, *, input_shapes: Mapping[str, tuple[int, ...]] | None = None) -> Graph:
@@ -49,15 +50,25 @@ def load(source: Source, *, input_shapes: Mapping[str, tuple[int, ...]] | None =
     return _load(source, input_shapes=input_shapes, ruled=has_rule)
 
 
-def _graph(source: Source | Graph, input_shapes: Mapping[str, tuple[int, ...]] | None = None) -> Graph:
-    return source if isinstance(source, Graph) else load(source, input_shapes=input_shapes)
+def _graph(
+    source: Source | Graph, input_shapes: Mapping[str, tuple[int, ...]] | None = None, example_inputs: Any = None
+) -> Graph:
+    if isinstance(source, Graph):
+        return source
+    if is_torch(source):
+        return trace(source, () if example_inputs is None else example_inputs)
+    return load(source, input_shapes=input_shapes)
 
 
-def analyze(source: Source | Graph | DependencyGraph, *, allow_io: Sequence[str] = ()) -> DependencyGraph:
+def analyze(
+    source: Source | Graph | DependencyGraph, *, example_inputs: Any = None, allow_io: Sequence[str] = ()
+) -> DependencyGraph:
     """Find the coupled channels of a model.
 
     Args:
-        source: Path, ModelProto, ``onnx_ir.Model`` or a loaded graph; a dependency graph is returned as it is.
+        source: Path, ModelProto, ``onnx_ir.Model``, PyTorch module, exported program, or a loaded or traced graph; a
+            dependency graph is returned as it is.
+        example_inputs: What a module takes: a tensor or a tuple.
         allow_io: Patterns of graph inputs and outputs whose axes may shrink, such as KV caches.
 
     Returns:
@@ -66,12 +77,13 @@ def analyze(source: Source | Graph | DependencyGraph, *, allow_io: Sequence[str]
     Raises:
         InputError: The model cannot be read, or a pattern matches nothing.
     """
-    return source if isinstance(source, DependencyGraph) else _analyze(_graph(source), allow_io)
+    return source if isinstance(source, DependencyGraph) else _analyze(_graph(source, None, example_inputs), allow_io)
 
 
 def plan(
     source: Source | Graph | DependencyGraph,
     *,
+    example_inputs: Any = None,
     macs: Amount | None = None,
     params: Amount | None = None,
     size: Amount | None = None,
@@ -91,6 +103,7 @@ def plan(
 
     Args:
         source: Model or dependency graph.
+        example_inputs: What a module takes: a tensor or a tuple.
         macs: Limit on MACs, "50%" (what remains) or "1.2G".
         params: Limit on parameters.
         size: Limit on the bytes of the written file.
@@ -112,7 +125,7 @@ def plan(
         InfeasibleError: The limits cannot be met.
         NothingToPruneError: No unit can be removed.
     """
-    deps = analyze(source, allow_io=allow_io)
+    deps = analyze(source, example_inputs=example_inputs, allow_io=allow_io)
     refuse_nan(deps.source)
     options: dict[str, Any] = {
         "macs": macs,
@@ -131,17 +144,18 @@ def plan(
     return Planner.from_options(deps, options).plan()
 
 
-def apply(source: Any, plan: Any, output: str | Path | None = None) -> Any:
+def apply(source: Any, plan: Any, output: str | Path | None = None, *, example_inputs: Any = None) -> Any:
     """Carry out a plan; pure: the source is not changed, nothing is verified.
 
     Args:
-        source: A model or loaded graph; or a checkpoint: path of a .safetensors, .safetensors.index.json, .pt or .pth
-            file or of a Hugging Face folder, or a state dict. Source and plan may come in either order.
+        source: A model, module or loaded graph; or a checkpoint: path of a .safetensors, .safetensors.index.json, .pt
+            or .pth file or of a Hugging Face folder, or a state dict. Source and plan may come in either order.
         plan: The plan, or its path.
         output: Where a smaller checkpoint goes.
+        example_inputs: Inputs of a module.
 
     Returns:
-        The pruned model; for the path of a checkpoint what became of it, for a state dict a new one.
+        The pruned model or module; for the path of a checkpoint what became of it, for a state dict a new one.
 
     Raises:
         InputError: The plan does not fit, or a file cannot be read or written.
@@ -153,9 +167,10 @@ def apply(source: Any, plan: Any, output: str | Path | None = None) -> Any:
     if output is not None:
         raise InputError("a model is returned, not written: leave out the output and use save")
     ready = as_plan(plan)
-    deps = analyze(source, allow_io=ready.allow_io)
-    model = rewrite(folded_cut(deps, ready))
-    stamp(model, ready, verified=False)
+    deps = analyze(source, example_inputs=example_inputs, allow_io=ready.allow_io)
+    dialect = dialect_of(deps.source)
+    model = dialect.rewrite(folded_cut(deps, ready))
+    dialect.stamp(model, ready, verified=False)
     return model
 
 
@@ -183,7 +198,8 @@ def verify(
     pruned: Source | Graph,
     plan: Plan | str | Path,
     *,
-    feeds: Sequence[dict[str, Array]] = (),
+    example_inputs: Any = None,
+    feeds: Sequence[Any] = (),
     samples: int = 1,
     seed: int = 0,
 ) -> Verdict:
@@ -193,6 +209,7 @@ def verify(
         source: The original model.
         pruned: The pruned model, e.g. a file written earlier.
         plan: The plan that led from one to the other.
+        example_inputs: What a module takes: a tensor or a tuple.
         feeds: Inputs to use beside random ones.
         samples: Random inputs per input size.
         seed: Seed of the random inputs.
@@ -201,18 +218,22 @@ def verify(
         InputError: A model or the plan cannot be read, or they do not fit each other.
     """
     ready = plan if isinstance(plan, Plan) else Plan.read(plan)
-    deps = analyze(source, allow_io=ready.allow_io)
-    model = _graph(pruned).source
+    deps = analyze(source, example_inputs=example_inputs, allow_io=ready.allow_io)
+    model = pruned if traced_module(deps.source) is not None else _graph(pruned).source
     cut = folded_cut(deps, ready)
-    return verify_cut(cut, model, feeds=feeds, samples=samples, seed=seed, lossless=is_lossless(ready))
+    return dialect_of(deps.source).verify(
+        cut, model, feeds=feeds, samples=samples, seed=seed, lossless=is_lossless(ready)
+    )
 
 
 def prune(
     source: Source | Graph,
     output: str | Path | None = None,
     *,
+    example_inputs: Any = None,
+    inplace: bool = False,
     check: bool = True,
-    feeds: Sequence[dict[str, Array]] = (),
+    feeds: Sequence[Any] = (),
     samples: int = 1,
     progress: Progress = lambda _: None,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
@@ -223,8 +244,11 @@ def prune(
     """Make a model smaller and prove that it is right.
 
     Args:
-        source: Path, ModelProto, ``onnx_ir.Model`` or loaded graph; never changed.
-        output: Where to write the pruned model; None only returns it.
+        source: Path, ModelProto, ``onnx_ir.Model``, PyTorch module, exported program, or a loaded or traced graph;
+            never changed unless ``inplace``.
+        output: Where to write the pruned model of a file; None only returns it.
+        example_inputs: What a module takes: a tensor or a tuple.
+        inplace: Cut the module itself once all is proved; its parameters stay the same objects.
         check: Verify against the masked original; culprits are found by bisection, frozen, and planned around.
         feeds: Inputs for verification beside random ones.
         samples: Random inputs per input size.
@@ -246,13 +270,19 @@ def prune(
     if output is not None:
         check_output(Path(output), *([Path(source)] if isinstance(source, str | Path) else []))
     progress("load")
-    graph = _graph(source, input_shapes)
+    graph = _graph(source, input_shapes, example_inputs)
+    if traced_module(graph) is None and inplace:
+        raise InputError("inplace=True is for modules; files are never changed in place")
+    if traced_module(graph) is not None and output is not None:
+        raise InputError("prune returns a module and writes no file; graphprune.save writes one")
     refuse_nan(graph)
     progress("analyze")
     deps = analyze(graph, allow_io=from_plan.allow_io if from_plan else allow_io)
     result = replay(deps, from_plan, check, feeds, samples, progress) if from_plan else None
     if result is None:
         result = search(deps, options, check, feeds, samples, progress)
+    if inplace:
+        result = carried_out_inplace(result)
     if output is not None:
         progress("write")
         save(result.model, output, like=graph.source)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from graphprune import rules
+from graphprune.algebra import Reason, eq
 from graphprune.coupling.interface import freeze_outputs, label_inputs
 from graphprune.graph.model import Graph, Node
 from graphprune.rules.context import Relate, State, Unsupported
@@ -22,8 +23,19 @@ def propagate(graph: Graph, free: frozenset[str] = frozenset()) -> State:
     label_inputs(state, free)
     for node in graph.nodes:
         _relate(state, node)
+    _equate(state)
     freeze_outputs(state, free)
     return state
+
+
+def _equate(state: State) -> None:
+    """Tie axes whose sizes the source says with one number."""
+    why = state.store.reason(Reason("", "", "the module says this size and others with one number"))
+    for places in state.graph.equal:
+        found = [axes[a] for name, a in places if (axes := state.types.get(name)) is not None]
+        axes_here = [axis for axis in found if axis is not None]
+        for axis in axes_here[1:]:
+            eq(state.store, axes_here[0], axis, why)
 
 
 def _relate(state: State, node: Node) -> None:

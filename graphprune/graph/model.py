@@ -40,7 +40,8 @@ class Weight:
         source: Its name in the file.
         shape: Sizes.
         dtype: Numpy-style name of the element type.
-        origin: "initializer", "constant" (a Constant node) or "fill" (ConstantOfShape).
+        origin: "initializer", "constant" (a Constant node), "fill" (ConstantOfShape) or "shape" (on PyTorch's meta
+            device, without values).
         read: Returns the values, mapped where the file allows it.
     """
 
@@ -106,6 +107,7 @@ class Graph:
         source: The object this was read from (an ``onnx_ir.Model``), for the rewriter.
         input_shapes: Input sizes at each probe; what verification and costs use.
         file_bytes: Returns the bytes that the model takes when written.
+        equal: Sets of (value, axis) whose sizes the source says with one number: they have to stay equal.
     """
 
     name: str
@@ -119,11 +121,12 @@ class Graph:
     source: Any = field(repr=False, default=None)
     input_shapes: tuple[Mapping[str, tuple[int, ...]], ...] = ()
     file_bytes: Callable[[], int] = field(repr=False, default=lambda: 0)
+    equal: tuple[tuple[tuple[str, int], ...], ...] = ()
 
     def constant(self, name: str) -> Array | None:
-        """The fixed content of a value (a weight is read), or None when it is computed from data."""
+        """The fixed content of a value (a weight is read), or None when it is computed from data or not there."""
         found = self.constants.get(name)
-        if found is None and name in self.weights:
+        if found is None and name in self.weights and self.weights[name].origin != "shape":
             return self.weights[name].read()
         return found
 

@@ -69,13 +69,12 @@ def trace(
     args = tuple(args) if isinstance(args, tuple | list) else (args,)
     name = name or type(module).__name__
     program = module if isinstance(module, ExportedProgram) else captured(module, args, kwargs, dynamic_shapes, name)
-    program, renamed = functional(program)
+    program, renamed, free = functional(program)
     if isinstance(module, ExportedProgram):
         given_args, given_kwargs = program.example_inputs or ((), {})
-        args, kwargs, owner = tuple(given_args), given_kwargs, program.module()
-    else:
-        owner = module
-    return _build(program, owner, args, dict(kwargs or {}), name, renamed)
+        args, kwargs = tuple(given_args), given_kwargs
+    owner: nn.Module = program.module() if isinstance(module, ExportedProgram) else module
+    return _build(program, owner, args, dict(kwargs or {}), name, renamed, free)
 
 
 def _build(
@@ -85,6 +84,7 @@ def _build(
     kwargs: Mapping[str, Any],
     name: str,
     renamed: Mapping[fx.Node, fx.Node],
+    free: set[fx.Node],
 ) -> Graph:
     state, tied = _state(module, program)
     signature = program.graph_signature
@@ -95,8 +95,8 @@ def _build(
     weights = {n: _weight(n, t) for n, t in state.items()}
     values = {n: Value(n, w.shape, (False,) * len(w.shape), w.dtype, w.shape) for n, w in weights.items()}
     values |= values_of(graph_module.graph, names)
-    lifted_constants = {p: program.constants.get(c) for p, c in signature.inputs_to_lifted_tensor_constants.items()}
-    constants = known_values(graph_module.graph, names, lifted_constants)
+    literals = {p: program.constants.get(c) for p, c in signature.inputs_to_lifted_tensor_constants.items()}
+    constants = known_values(graph_module.graph, names, literals, free)
     inputs = tuple(n for n in signature.user_inputs if isinstance(n, str) and n in values)
     shapes = {n: values[n].shape or () for n in inputs}
     return Graph(
@@ -147,7 +147,8 @@ def _is_tensor(value: object) -> bool:
 
 
 def _weight(name: str, tensor: torch.Tensor) -> Weight:
-    return Weight(name, name, tuple(tensor.shape), dtype_name(tensor.dtype), "initializer", _reader(name, tensor))
+    origin = "shape" if tensor.is_meta else "initializer"
+    return Weight(name, name, tuple(tensor.shape), dtype_name(tensor.dtype), origin, _reader(name, tensor))
 
 
 def _reader(name: str, tensor: torch.Tensor) -> Callable[[], Array]:

@@ -13,6 +13,8 @@ from torch import fx, nn
 from torch.export import ExportedProgram
 
 from graphprune.errors import InputError
+from graphprune.graph.torch_known import free_nodes
+from graphprune.graph.torch_nodes import is_getitem
 
 
 def captured(
@@ -67,22 +69,30 @@ def _whole_attention() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(before)
 
 
-def functional(program: ExportedProgram) -> tuple[ExportedProgram, dict[fx.Node, fx.Node]]:
+def functional(program: ExportedProgram) -> tuple[ExportedProgram, dict[fx.Node, fx.Node], set[fx.Node]]:
     """A program whose in-place operators can be read as if they made new tensors.
 
     Returns:
-        The program, and for every node that is written to the node that holds its content afterwards: readers after
-        the write mean that one. Where a view of the written tensor is read later, torch makes the program functional.
+        The program; for every node that is written to the node that holds its content afterwards: readers after
+        the write mean that one; and the nodes that depend on no input and no weight. Where a view of a written
+        tensor is read later, torch makes the program functional.
     """
-    renamed = _written(program.graph_module.graph)
+    free = free_nodes(program.graph_module.graph, program.graph_signature.inputs_to_lifted_tensor_constants)
+    renamed = _written(program.graph_module.graph, free)
     if renamed is None:
-        program = program.run_decompositions({})
-        renamed = _written(program.graph_module.graph) or {}
-    return program, renamed
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = program.run_decompositions({})
+        free = free_nodes(program.graph_module.graph, program.graph_signature.inputs_to_lifted_tensor_constants)
+        renamed = _written(program.graph_module.graph, free) or {}
+    return program, renamed, free
 
 
-def _written(graph: fx.Graph) -> dict[fx.Node, fx.Node] | None:
-    """Writes by the node that is written to; None where another view of it is read afterwards."""
+def _written(graph: fx.Graph, free: set[fx.Node]) -> dict[fx.Node, fx.Node] | None:
+    """Writes by the node that is written to; None where another view of it is read afterwards.
+
+    Tensors that depend on nothing are worked out write by write; they only must not be read before the last one.
+    """
     place = {node: i for i, node in enumerate(graph.nodes)}
     root: dict[fx.Node, fx.Node] = {}
     alike: dict[fx.Node, list[fx.Node]] = {}
@@ -95,13 +105,16 @@ def _written(graph: fx.Graph) -> dict[fx.Node, fx.Node] | None:
             target = node.args[0] if node.args and isinstance(node.args[0], fx.Node) else None
             if target is None or base is not target:
                 return None
-            out[target] = node
-            now = place[node]
-            others = [n for n in alike.get(root[node], []) if n is not target]
-            if any(place[u] > now for n in others for u in n.users):
-                return None
-            if target.op == "placeholder" and any(place[u] > now for u in target.users if u.op == "output"):
-                return None
+            now, others = place[node], alike.get(root[node], [])
+            if node in free and root[node] in free:
+                if any(place[u] < now and u not in free for n in others for u in n.users):
+                    return None
+            else:
+                out[target] = node
+                if any(place[u] > now for n in others if n is not target for u in n.users):
+                    return None
+                if target.op == "placeholder" and any(u.op == "output" for u in target.users):
+                    return None
         alike.setdefault(root[node], []).append(node)
     return out
 
@@ -109,13 +122,10 @@ def _written(graph: fx.Graph) -> dict[fx.Node, fx.Node] | None:
 def _base(node: fx.Node, schema: Any) -> fx.Node | None:
     """The argument of which a node's result is a view (or which it writes to)."""
     if schema is None:
-        return node.args[0] if node.op == "call_function" and node.args and _is_getitem(node) else None
+        first = node.args[0] if is_getitem(node) else None
+        return first if isinstance(first, fx.Node) else None
     for position, argument in enumerate(schema.arguments):
         if argument.alias_info is not None and position < len(node.args):
             given = node.args[position]
             return given if isinstance(given, fx.Node) else None
     return None
-
-
-def _is_getitem(node: fx.Node) -> bool:
-    return getattr(node.target, "__name__", "") == "getitem" and isinstance(node.args[0], fx.Node)

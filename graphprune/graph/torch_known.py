@@ -14,12 +14,56 @@ from graphprune.graph.torch_types import array_of
 
 _LARGEST = 1 << 22  # elements; what is larger is not worked out, its axes just stay
 _FILLS = {"zeros", "ones", "full", "empty", "new_zeros", "new_ones", "new_full", "new_empty"}
+_LIKE = {"zeros_like", "ones_like", "full_like", "empty_like"}
 _VIEWS = {"expand", "view", "reshape", "unsqueeze", "squeeze", "transpose", "permute", "contiguous", "clone", "to",
           "_to_copy", "repeat", "flatten", "alias", "detach", "slice"}  # fmt: skip
 
 
-def known_values(graph: fx.Graph, names: Names, lifted: Mapping[str, torch.Tensor | None]) -> dict[str, Array]:
-    """Contents of the tensors that depend on no input and on no weight.
+def free_nodes(graph: fx.Graph, lifted: Mapping[str, Any]) -> set[fx.Node]:
+    """Nodes that depend on no input and on no weight.
+
+    Args:
+        graph: The exported graph.
+        lifted: Tensors that ``forward`` makes from literals, by placeholder.
+    """
+    free: set[fx.Node] = set()
+    for node in graph.nodes:
+        if (node.op == "placeholder" and node.name in lifted) or (node.op == "call_function" and _free(node, free)):
+            free.add(node)
+    return free
+
+
+def _free(node: fx.Node, free: set[fx.Node]) -> bool:
+    name = opname(node)
+    schema = getattr(node.target, "_schema", None)
+    if schema is None:
+        return is_getitem(node) and node.args[0] in free
+    if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()) or _large(node.meta.get("val")):
+        return False
+    if name in _FILLS:  # they read at most the type of a tensor
+        return True
+    if name in _LIKE and not _floating(node.args[0]):
+        return True  # sizes of masks and ids are those of the graph's inputs
+    return all(n in free for n in node.all_input_nodes)
+
+
+def opname(node: fx.Node) -> str:
+    """Name of an operator without namespace and overload, "" for a plain function."""
+    return getattr(node.target, "_opname", "")
+
+
+def _floating(node: Any) -> bool:
+    made = node.meta.get("val") if isinstance(node, fx.Node) else None
+    return isinstance(made, torch.Tensor) and (made.is_floating_point() or made.is_complex())
+
+
+def _large(made: Any) -> bool:
+    tensors = [t for t in (made if isinstance(made, list | tuple) else [made]) if isinstance(t, torch.Tensor)]
+    return any(not isinstance(n, int) for t in tensors for n in t.shape) or any(t.numel() > _LARGEST for t in tensors)
+
+
+def known_values(graph: fx.Graph, names: Names, lifted: Mapping[str, Any], free: set[fx.Node]) -> dict[str, Array]:
+    """Contents of the tensors that depend on no input and on no weight, as they are after all writes.
 
     Float tensors that hold one value everywhere are left out: they are as wide as the network around them.
 
@@ -27,70 +71,67 @@ def known_values(graph: fx.Graph, names: Names, lifted: Mapping[str, torch.Tenso
         graph: The exported graph.
         names: Value names.
         lifted: Tensors that ``forward`` makes from literals, by placeholder.
+        free: Those nodes, see :func:`free_nodes`.
     """
-    content: dict[fx.Node, Any] = {}
-    uniform: set[fx.Node] = set()
-    out: dict[str, Array] = {}
+    run = _Run(names)
     with torch.no_grad():
         for node in graph.nodes:
-            if node.op == "placeholder":
-                tensor = lifted.get(node.name)
-                if isinstance(tensor, torch.Tensor) and not tensor.is_meta:
-                    content[node] = torch.as_tensor(tensor).cpu()
-            elif node.op == "call_function":
-                _follow(node, content, uniform, names)
-            if isinstance(content.get(node), torch.Tensor) and node not in uniform and node not in names.renamed:
-                out[names.value(node)] = array_of(content[node])
-    return out
+            if node in free:
+                run.follow(node, lifted.get(node.name))
+    found = {n: t for n, t in run.content.items() if isinstance(t, torch.Tensor) and n not in run.uniform}
+    return {names.value(n): array_of(t) for n, t in found.items() if n not in names.renamed}
 
 
-def _follow(node: fx.Node, content: dict[fx.Node, Any], uniform: set[fx.Node], names: Names) -> None:
-    """Work out one node, if everything it reads is known."""
-    name = getattr(node.target, "_opname", "") or (node.target.__name__ if is_getitem(node) else "")
-    read = [names_now(n, node, names) for n in node.all_input_nodes]
-    fill = name in _FILLS
-    if not fill and ((not read and name == "") or any(n not in content for n in read)):
-        return
-    schema = getattr(node.target, "_schema", None)
-    if (schema is None and not is_getitem(node)) or _large(node.meta.get("val")):
-        return
-    if schema is not None and torch.Tag.nondeterministic_seeded in node.target.tags:
-        return
-    made = node.meta.get("val")
-    floating = isinstance(made, torch.Tensor) and made.is_floating_point() and made.numel() > 1
-    if (fill and floating) or (name in _VIEWS and floating and read and read[0] in uniform):
-        uniform.add(node)
-    try:
-        content[node] = _run(node, content, names, fill)
-    except Exception:
-        uniform.discard(node)
+class _Run:
+    """Runs the nodes whose operands are known, on the CPU; views share their storage as in the module."""
 
+    def __init__(self, names: Names) -> None:
+        self.names = names
+        self.content: dict[fx.Node, Any] = {}
+        self.uniform: set[fx.Node] = set()
 
-def names_now(node: fx.Node, reader: fx.Node, names: Names) -> fx.Node:
-    """The node that holds a tensor's content when ``reader`` runs."""
-    while node in names.renamed and names.place[names.renamed[node]] < names.place[reader]:
-        node = names.renamed[node]
-    return node
+    def follow(self, node: fx.Node, literal: Any) -> None:
+        """Work out one node; where that fails it stays unknown."""
+        if node.op == "placeholder":
+            if isinstance(literal, torch.Tensor) and not literal.is_meta:
+                self.content[node] = literal.detach().cpu().clone()
+            return
+        name, made = opname(node), node.meta["val"]
+        read = [self.names.now(n, node) for n in node.all_input_nodes]
+        sizes_only = name in _FILLS or name in _LIKE
+        if not sizes_only and any(n not in self.content for n in read):
+            return
+        try:
+            self.content[node] = result = self._call(node)
+        except Exception:
+            return
+        schema = getattr(node.target, "_schema", None)
+        if schema is not None and schema.is_mutable and isinstance(result, torch.Tensor):
+            self._written(result)
+        elif (
+            _floating(node)
+            and made.numel() > 1
+            and (name in _FILLS or (name in _VIEWS and read and read[0] in self.uniform))
+        ):
+            self.uniform.add(node)
 
+    def _written(self, result: torch.Tensor) -> None:
+        """Whatever shares the storage no longer holds one value."""
+        place = result.untyped_storage().data_ptr()
+        self.uniform -= {n for n in self.uniform if self.content[n].untyped_storage().data_ptr() == place}
 
-def _large(made: Any) -> bool:
-    return any(
-        isinstance(t, torch.Tensor) and not (t.numel() <= _LARGEST)
-        for t in (made if isinstance(made, list | tuple) else [made])
-    )
+    def _call(self, node: fx.Node) -> Any:
+        def load(n: fx.Node) -> Any:
+            n = self.names.now(n, node)
+            if n in self.content:
+                return self.content[n]
+            made = n.meta["val"]
+            return torch.empty(tuple(made.shape), dtype=made.dtype)  # only its type and sizes are read
 
-
-def _run(node: fx.Node, content: Mapping[fx.Node, Any], names: Names, fill: bool) -> Any:  # noqa: FBT001
-    def load(n: fx.Node) -> Any:
-        n = names_now(n, node, names)
-        if n not in content and fill:
-            return torch.empty((), dtype=n.meta["val"].dtype)
-        held = content[n]
-        return held.clone() if isinstance(held, torch.Tensor) else held
-
-    args = fx.map_arg(node.args, load)
-    kwargs = dict(fx.map_arg(dict(node.kwargs), load))
-    if "device" in kwargs:
-        kwargs["device"] = "cpu"
-    args = tuple(torch.device("cpu") if isinstance(a, torch.device) else a for a in args)
-    return node.target(*args, **kwargs)
+        args = fx.map_arg(node.args, load)
+        kwargs = dict(fx.map_arg(dict(node.kwargs), load))
+        kwargs |= {"device": torch.device("cpu")} if kwargs.get("device") is not None else {}
+        assert isinstance(args, tuple)
+        args = tuple(torch.device("cpu") if isinstance(a, torch.device) else a for a in args)
+        target: Any = node.target
+        return target(*args, **kwargs)

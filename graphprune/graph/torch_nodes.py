@@ -32,14 +32,19 @@ class Names:
 
     def value(self, node: fx.Node, reader: fx.Node | None = None) -> str:
         """Name of a node's (first) tensor as ``reader`` sees it: after the writes that come before the reader."""
-        now = len(self.place) if reader is None else self.place[reader]
-        while node in self.renamed and self.place[self.renamed[node]] < now:
-            node = self.renamed[node]
+        node = self.now(node, reader)
         if node.name in self.placeholders:
             return self.placeholders[node.name]
         if is_getitem(node):
             return f"{self._own(node.args[0])}#{node.args[1]}"
         return f"{self._own(node)}#0" if isinstance(node.meta.get("val"), list | tuple) else self._own(node)
+
+    def now(self, node: fx.Node, reader: fx.Node | None) -> fx.Node:
+        """The node that holds a tensor's content when ``reader`` runs (None: at the end)."""
+        end = len(self.place) if reader is None else self.place[reader]
+        while node in self.renamed and self.place[self.renamed[node]] < end:
+            node = self.renamed[node]
+        return node
 
     def _own(self, node: Any) -> str:
         """The node's name, altered where a stored tensor has the same."""
@@ -121,7 +126,7 @@ def neutral(node: fx.Node, names: Names) -> Node:
 def operator(node: fx.Node) -> tuple[str, str]:
     """Namespace and name with overload: ("aten", "conv2d.default")."""
     if isinstance(node.target, torch._ops.OpOverload):
-        domain, _, name = node.target.name().partition("::")
+        domain, _, name = str(node.target).replace(".", "::", 1).partition("::")
         return domain, name if "." in name else f"{name}.default"
     module = getattr(node.target, "__module__", "") or "python"
     return module.rpartition(".")[2].lstrip("_") or "python", getattr(node.target, "__name__", str(node.target))

@@ -13,7 +13,7 @@ _NAMES = {"float32": "float", "float64": "double", "float8_e4m3fn": "float8e4m3f
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """Name of an element type as graphs of ONNX files have it: "float", "double", "bfloat16", "int64" …"""
+    """Name of an element type as graphs of ONNX files have it: "float", "double", "bfloat16", "int64" and so on."""
     name = str(dtype).removeprefix("torch.")
     return _NAMES.get(name, name)
 

@@ -14,12 +14,20 @@ from graphprune.coupling.box import Box
 from graphprune.coupling.cut import Cut
 from graphprune.errors import InputError
 from graphprune.graph.torch_capture import evaluation
+from graphprune.graph.torch_record import (
+    Event,
+    Recorder,
+    expected_events,
+    graph_events,
+    named_tensors,
+    record,
+    unlifted,
+)
 from graphprune.plan import Plan
 from graphprune.rewrite.torch_attention import PrunedMultiheadAttention
 from graphprune.rewrite.torch_attributes import Search, Setting, apply_setting
-from graphprune.rewrite.torch_graph import PrunedGraph, pruned_graph, unlifted
-from graphprune.rewrite.torch_record import Event, Recorder, expected_events, graph_events, record
-from graphprune.rewrite.torch_slices import named_tensors, sliced
+from graphprune.rewrite.torch_graph import PrunedGraph, pruned_graph
+from graphprune.rewrite.torch_slices import sliced
 
 SAME, GRAPH = "same class", "graph module"
 _NOTE = "_graphprune"

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.export import ExportedProgram
 from torch.utils._pytree import tree_leaves
 
 from graphprune.coupling.cut import Cut
 from graphprune.errors import InputError
 from graphprune.graph.model import Node
-from graphprune.rewrite.torch_slices import Boxes, named_tensors, take
+from graphprune.graph.torch_record import named_tensors, unlifted
+from graphprune.rewrite.torch_slices import Boxes, take
 from graphprune.rules.edit import COMPUTED, Change
 
 _MODES = {"batch_norm": "training", "dropout": "train", "dropout_": "train", "feature_dropout": "train",
@@ -83,15 +82,6 @@ def pruned_graph(cut: Cut, boxes: Boxes) -> PrunedGraph:
     module.graph.lint()
     module.recompile()
     module.training = False
-    return module
-
-
-def unlifted(program: ExportedProgram) -> fx.GraphModule:
-    """A program as a module that holds the tensors of the program."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        module = program.module(check_guards=False)
-    assert isinstance(module, fx.GraphModule)
     return module
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from graphprune.coupling.box import Box
 from graphprune.errors import InputError
+from graphprune.graph.torch_record import named_tensors
 from graphprune.rewrite.torch_layers import fit_layer
 
 Boxes = Mapping[str, Box]
@@ -46,12 +47,6 @@ def sliced(module: nn.Module, boxes: Boxes, *, inplace: bool = False) -> nn.Modu
         if own:
             fit_layer(out, path, own)
     return out
-
-
-def named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Parameters and buffers under every name that they have, buffers that are not saved as well."""
-    yield from module.named_parameters(remove_duplicate=False)
-    yield from module.named_buffers(remove_duplicate=False)
 
 
 def take(tensor: Tensor, box: Box) -> Tensor:

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from graphprune.coupling.groups import analyze
 from graphprune.errors import InputError
 from graphprune.graph.torch import trace
+from graphprune.graph.torch_numbers import with_equal_sizes
+from graphprune.graph.torch_record import named_tensors
 from graphprune.plan import Plan, planned_cut
 from graphprune.rewrite import safetensors
 from graphprune.rewrite.checkpoint import PLAN, WEIGHTS, weights_of
@@ -21,7 +23,6 @@ from graphprune.rewrite.replay import boxes
 from graphprune.rewrite.shards import Shards
 from graphprune.rewrite.torch import GRAPH, SAME, Note, note, rebuilt, rewrite
 from graphprune.rewrite.torch_attributes import Setting
-from graphprune.rewrite.torch_slices import named_tensors
 
 _KIND, _VERIFIED, _WHY = "graphprune.kind", "graphprune.verified", "graphprune.why"
 _DTYPES = {
@@ -127,7 +128,7 @@ def restore(module: nn.Module, folder: Path, *, example_inputs: Any = None, inpl
     if example_inputs is not None:
         if inplace:
             raise InputError("inplace=True and example_inputs exclude each other")
-        out = rewrite(planned_cut(analyze(trace(module, example_inputs)), plan))
+        out = rewrite(planned_cut(analyze(with_equal_sizes(trace(module, example_inputs))), plan))
     elif kind == GRAPH:
         raise InputError(f"{folder}: a graph module was saved; give example_inputs, so that it can be made again")
     else:

@@ -32,7 +32,8 @@ def batch_norm(r: Relate) -> None:
     r.out(axes)
     for k in range(1, len(r.node.outputs)):
         if r.node.outputs[k]:
-            r.out([axes[at]] if (r.output(k).shape or (0,))[0] == axes[at].n else [], k)
+            n = (r.output(k).shape or (0,))[0]
+            r.out([axes[at] if n == axes[at].n else r.frozen(n, "statistics that are not kept")], k)
 
 
 def norm_groups(e: Edit) -> None:

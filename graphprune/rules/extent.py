@@ -18,7 +18,7 @@ def pad_counts(e: Edit) -> None:
     pads, axes = _pads(e.const(1), e.attr(_attribute(e.node)), e.const(3), rank)
     if pads is None or all(e.kept_out(a) is None and e.kept(0, a) is None for a in range(rank)):
         return
-    new = [_new_pad(e, a, *pad) for a, pad in enumerate(pads)]
+    new = [new_pad(e, a, *pad) for a, pad in enumerate(pads)]
     flat = [new[a][0] for a in axes] + [new[a][1] for a in axes]
     if e.has(1):
         e.change.consts[1] = np.array(flat, np.int64)
@@ -30,7 +30,7 @@ def _attribute(node: Node) -> str:
     return "paddings" if "paddings" in node.attrs else "pads"
 
 
-def _new_pad(e: Edit, axis: int, before: int, after: int) -> tuple[int, int]:
+def new_pad(e: Edit, axis: int, before: int, after: int) -> tuple[int, int]:
     """How many kept positions are added (or cropped, negative) on both sides."""
     n_in, n_out = e.in_shape(0)[axis], e.out_shape()[axis]
     read, made = e.kept(0, axis), e.kept_out(axis)

@@ -13,9 +13,9 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from graphprune.coupling.cut import Cut
 from graphprune.graph.torch_capture import evaluation
+from graphprune.graph.torch_record import named_tensors, unlifted
 from graphprune.rewrite.torch import boxes_of
-from graphprune.rewrite.torch_graph import unlifted
-from graphprune.rewrite.torch_slices import named_tensors, take
+from graphprune.rewrite.torch_slices import take
 from graphprune.verify.compare import Verdict
 from graphprune.verify.torch_reference import MaskedReference, tensors
 

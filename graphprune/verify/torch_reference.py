@@ -17,7 +17,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 from graphprune.coupling.box import Box
 from graphprune.coupling.cut import Cut
 from graphprune.graph.model import Node
-from graphprune.rewrite.torch_graph import change_node, unlifted
+from graphprune.graph.torch_record import unlifted
+from graphprune.rewrite.torch_graph import change_node
 from graphprune.rewrite.torch_slices import take
 from graphprune.rules.context import Site
 

@@ -6,6 +6,7 @@ tells which module holds a size that is no longer right.
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,12 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch._subclasses import FakeTensorMode
+from torch.export import ExportedProgram
 from torch.func import functional_call
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
-
-from graphprune.rewrite.torch_slices import named_tensors
 
 _SILENT = {"detach", "alias", "lift_fresh", "lift_fresh_copy", "_assert_tensor_metadata", "_assert_async"}
 _FLOATS = float, complex
@@ -104,6 +104,12 @@ def _settings(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tu
     return (*floats, args[start] or 0) if start is not None and start < len(args) else tuple(floats)
 
 
+def named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and buffers under every name that they have, buffers that are not saved as well."""
+    yield from module.named_parameters(remove_duplicate=False)
+    yield from module.named_buffers(remove_duplicate=False)
+
+
 def record(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], recorder: Recorder) -> str | None:
     """Run a module on fake tensors.
 
@@ -141,6 +147,15 @@ class _Marked(fx.Interpreter):
         return super().run_node(n)
 
 
+def unlifted(program: ExportedProgram) -> fx.GraphModule:
+    """A program as a module that holds the tensors of the program."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        module = program.module(check_guards=False)
+    assert isinstance(module, fx.GraphModule)
+    return module
+
+
 def graph_events(graph: fx.GraphModule, args: Sequence[Any], kwargs: Mapping[str, Any], recorder: Recorder) -> None:
     """Record what a graph does, its tensors being its own attributes."""
     with _fake() as fake:
@@ -164,14 +179,7 @@ def expected_events(seen: Recorder, before: Recorder, after: Recorder) -> list[E
     cut: dict[str, list[Event]] = {}
     for node, event in zip(after.makers, after.events, strict=True):
         cut.setdefault(node, []).append(event)
-    size, first = Counter(before.makers), {node: j for j, node in reversed(list(enumerate(before.makers)))}
-    known: dict[int, str] = {}  # by place in what was seen, the node all of whose calls begin there
-    inside: set[int] = set()
-    for i, j in _aligned(seen.events, before.events):
-        node = before.makers[j]
-        if first[node] == j and seen.events[i : i + size[node]] == before.events[j : j + size[node]]:
-            known[i] = node
-            inside.update(range(i + 1, i + size[node]))
+    known, inside = node_places(seen, before)
     out: list[Event] = []
     for i, event in enumerate(seen.events):
         if i in known:
@@ -179,6 +187,23 @@ def expected_events(seen: Recorder, before: Recorder, after: Recorder) -> list[E
         elif i not in inside:
             out.append(event[:1])
     return out
+
+
+def node_places(seen: Recorder, before: Recorder) -> tuple[dict[int, str], set[int]]:
+    """Where the nodes of a graph lie in what its module does.
+
+    Returns:
+        By place in what was seen the node all of whose calls begin there, and the places of their other calls.
+    """
+    size, first = Counter(before.makers), {node: j for j, node in reversed(list(enumerate(before.makers)))}
+    known: dict[int, str] = {}
+    inside: set[int] = set()
+    for i, j in _aligned(seen.events, before.events):
+        node = before.makers[j]
+        if first[node] == j and seen.events[i : i + size[node]] == before.events[j : j + size[node]]:
+            known[i] = node
+            inside.update(range(i + 1, i + size[node]))
+    return known, inside
 
 
 def _aligned(a: Sequence[Event], b: Sequence[Event]) -> Iterator[tuple[int, int]]:
