@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,10 +25,12 @@ class Stored:
     Attributes:
         shape: Sizes.
         counts: Whether it may hold channels at all: integers of 32 and 64 bits and booleans do not.
+        memory: Equal for names of one tensor, None where that is not known.
     """
 
     shape: Shape
     counts: bool = True
+    memory: Hashable = None
 
 
 def boxes(plan: Plan) -> dict[str, Box]:
@@ -222,8 +224,9 @@ class _Names:
         """Refuse tensors that the plan leaves whole although they may belong to what it cuts."""
         known = {self._real(n, self.less, self.more): name for name in self.plan.shapes for n in self._all(name)}
         lengths = {self.plan.shapes[name][a] for name, box in self.wanted.items() for a in box.axes}
+        same = {self.stored[real].memory for real in cut} - {None}
         for real, stored in self.stored.items():
-            if real in cut or not stored.counts:
+            if real in cut or stored.memory in same or not stored.counts:
                 continue
             name = known.get(real)
             if name is not None and stored.shape != self.plan.shapes[name]:

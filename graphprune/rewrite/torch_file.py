@@ -82,7 +82,7 @@ def read(path: Path) -> Any:
             if "mmap" not in str(error):
                 raise
             return torch.load(path, map_location="cpu", weights_only=True)  # the old format
-    except OSError as error:
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         raise InputError(f"{path}: {error.strerror or error}") from None
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL ([\w.]+)", str(error))
@@ -118,7 +118,7 @@ def _tensors(state: State) -> dict[str, Tensor]:
 
 
 def _stored(state: State) -> dict[str, Stored]:
-    return {n: Stored(tuple(t.shape), t.dtype not in _NO_CHANNELS) for n, t in _tensors(state).items()}
+    return {n: Stored(tuple(t.shape), t.dtype not in _NO_CHANNELS, _key(t)) for n, t in _tensors(state).items()}
 
 
 def _sizes(states: list[tuple[str, State]]) -> Sizes:
