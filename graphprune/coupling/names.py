@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from graphprune.algebra import Axis
+from graphprune.coupling.twins import twin
 from graphprune.graph.model import Graph, Node
 from graphprune.rules.context import State
 
@@ -55,7 +56,7 @@ def kinds(graph: Graph, state: State, types: Types, groups: Sequence[Group]) -> 
     """The kind of every group, one of ``KINDS``."""
     found = _Finder(graph, state, types, groups)
     for node in graph.nodes:
-        found.visit(node)
+        found.visit(twin(node, graph))
     return found.result()
 
 
@@ -123,7 +124,7 @@ class _Finder:
         stored = [name in self.graph.weights for name in node.inputs]
         data = [n for n, s in zip(node.inputs, stored, strict=True) if n and not s and n not in self.graph.constants]
         if node.op in _RECURRENT:
-            self.hint((g for c in self.of(node.inputs[2], 2) for g in c), "hidden")
+            self.hint((g for c in self.of(node.outputs[0], -1) for g in c), "hidden")
         elif node.op in _ATTENTION:
             self._attention(node)
         elif node.op in _PRODUCTS and len(data) == 2:

@@ -26,7 +26,7 @@ def captured(
         InputError: torch.export cannot capture the module, or it does not run on these inputs.
     """
     try:
-        with evaluation(module), torch.no_grad(), _whole_attention(), warnings.catch_warnings():
+        with evaluation(module), torch.no_grad(), whole_attention(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return torch.export.export(module, args, dict(kwargs or {}), dynamic_shapes=dynamic_shapes, strict=False)
     except Exception as error:
@@ -59,7 +59,7 @@ def evaluation(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _whole_attention() -> Iterator[None]:
+def whole_attention() -> Iterator[None]:
     """nn.MultiheadAttention written out as its matrix products: its fused kernel is for inference only."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)

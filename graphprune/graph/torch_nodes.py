@@ -140,7 +140,8 @@ def _arguments(node: fx.Node, schema: Any) -> dict[str, tuple[Any, bool]]:
     out = {}
     for i, argument in enumerate(schema.arguments):
         value = node.args[i] if i < len(node.args) else node.kwargs.get(argument.name, argument.default_value)
-        out[argument.name] = (value, "Tensor" in str(argument.type) or _holds_tensor(value))
+        number = isinstance(value, bool | int | float | complex)  # what torch takes for a tensor of one element
+        out[argument.name] = (value, _holds_tensor(value) or ("Tensor" in str(argument.type) and not number))
     return out
 
 

@@ -22,9 +22,13 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from graphprune.graph.torch_capture import whole_attention
+
 _SILENT = {"detach", "alias", "lift_fresh", "lift_fresh_copy", "_assert_tensor_metadata", "_assert_async"}
 _FLOATS = float, complex
 _STARTS = {"slice": 2, "select": 2, "narrow": 2, "slice_scatter": 3, "select_scatter": 3}
+_LAYOUT = {"view", "expand", "unsqueeze", "squeeze", "clone", "_unsafe_view", "permute", "transpose", "slice", "t"}
+_SKIPPED = 8
 _APART, _AGAIN = 80, 4  # how far two lists may differ, and how many equal calls bring them together again
 Event = tuple[Any, ...]
 
@@ -40,6 +44,7 @@ class Recorder:
     Attributes:
         expected: What is expected; None to collect only.
         opaque: Paths of modules whose inside does not count.
+        place: How much of what is expected has come.
         events: What was seen.
         makers: Name of the node that made each call, where a graph runs.
         node: The node that is running.
@@ -48,6 +53,7 @@ class Recorder:
 
     expected: Sequence[Event] | None = None
     opaque: frozenset[str] = frozenset()
+    place: int = 0
     events: list[Event] = field(default_factory=list)
     makers: list[str] = field(default_factory=list)
     node: str = ""
@@ -61,11 +67,23 @@ class Recorder:
         """
         if self.opaque and any(path in self.opaque for path in self.stack):
             return
-        place = len(self.events)
-        if self.expected is not None and (place >= len(self.expected) or not _fits(event, self.expected[place])):
-            raise Diverged
+        if self.expected is not None:
+            self.place = self._after(event, self.expected)
         self.events.append(event)
         self.makers.append(self.node)
+
+    def _after(self, event: Event, expected: Sequence[Event]) -> int:
+        """Place behind the expected call that this is; a forward may skip views that change nothing any more.
+
+        Raises:
+            Diverged: There is none.
+        """
+        for place in range(self.place, min(self.place + _SKIPPED, len(expected))):
+            if _fits(event, expected[place]):
+                return place + 1
+            if expected[place][0] not in _LAYOUT:
+                break
+        raise Diverged
 
     @property
     def scope(self) -> str:
@@ -91,7 +109,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Run the operator and note it."""
         out = func(*args, **(kwargs or {}))
         name = func._schema.name.partition("::")[2]
-        if name not in _SILENT:
+        if name not in _SILENT and not func._schema.name.startswith("prim"):
             shapes = tuple(tuple(t.shape) for t in tree_leaves(out) if isinstance(t, Tensor))
             self.recorder.add((name.removesuffix("_"), shapes, _settings(name, args, kwargs or {})))
         return out
@@ -232,7 +250,7 @@ def _fake() -> Iterator[Callable[[Tensor], Tensor]]:
             made[id(tensor)] = mode.from_tensor(tensor.detach())
         return made[id(tensor)]
 
-    with mode, torch.no_grad():
+    with mode, torch.no_grad(), whole_attention():
         yield fake
 
 

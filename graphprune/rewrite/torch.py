@@ -83,7 +83,9 @@ def boxes_of(cut: Cut) -> dict[str, Box]:
 
 
 def rewrite(cut: Cut) -> nn.Module:
-    """The smaller module; the original is not changed. In evaluation or training mode as the original is.
+    """The smaller module; the original is not changed.
+
+    It is in evaluation or training mode as the original is, a graph module that was one before in evaluation mode.
 
     Args:
         cut: What is kept of every axis; ``cut.deps.source.source`` is a ``Traced``.
@@ -92,7 +94,7 @@ def rewrite(cut: Cut) -> nn.Module:
     graph = pruned_graph(cut, boxes)
     if isinstance(traced.module, fx.GraphModule):
         vars(graph)[_NOTE] = Note(GRAPH, why="it was a graph module before")
-        return graph.train(traced.module.training)
+        return graph
     module, settings, why = _same_class(cut, boxes, graph)
     if module is None:
         vars(graph)[_NOTE] = Note(GRAPH, why=why)
@@ -131,9 +133,9 @@ def _same_class(
     def run() -> tuple[int, str | None]:
         recorder = Recorder(expected, opaque)
         fault = record(module, traced.args, traced.kwargs, recorder)
-        if fault is None and len(recorder.events) < len(expected):
+        if fault is None and recorder.place < len(expected):
             fault = ""
-        return len(recorder.events), fault
+        return recorder.place, fault
 
     search = Search(module, _sizes(cut), run)
     with evaluation(module):

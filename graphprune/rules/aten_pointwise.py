@@ -13,7 +13,8 @@ negative positive rad2deg reciprocal relu relu6 round rsqrt selu sgn sigmoid sig
 softshrink sqrt square tan tanh tanhshrink threshold trunc real imag conj conj_physical resolve_conj resolve_neg"""
 
 _SEVERAL = """add atan2 addcdiv addcmul bitwise_and bitwise_or bitwise_xor bitwise_left_shift bitwise_right_shift
-copysign div divide eq floor_divide fmax fmin fmod ge greater greater_equal gt heaviside hypot ldexp le lerp less less_equal
+copysign div divide eq
+floor_divide fmax fmin fmod ge greater greater_equal gt heaviside hypot ldexp le lerp less less_equal
 logaddexp logaddexp2 logical_and logical_or logical_xor lt masked_fill maximum minimum mul multiply ne nextafter
 not_equal polar pow remainder rsub sub subtract true_divide where xlogy copy max.other min.other complex
 __and__ __or__ __xor__ __lshift__ __rshift__ __rsub__ __iand__ __ior__"""

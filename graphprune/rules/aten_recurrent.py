@@ -48,6 +48,8 @@ def recurrent(r: Relate) -> None:
                 r.tie(s, 0, state)
                 r.tie(s, 1, hidden)
         r.contract(group[1], 1)
+        if layer:
+            r.contract(group[0], 1)
         r.macs(steps * gates, hidden, r.axis(group[0], 1))
         r.macs(steps * gates, hidden, state)
     r.contract(0, -1)

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from graphprune.rules.aten import aten, axes_of, axis_of, sized, slots
-from graphprune.rules.concat_slice import INT_MAX
 from graphprune.rules.context import Relate, Unsupported
 from graphprune.rules.edit import Edit, new_positions
 from graphprune.rules.reshape import reshaped
@@ -264,15 +263,23 @@ def slice_bounds(e: Edit) -> None:
     positions = _range(e, n)
     index = new_positions(source, n)[positions if kept is None else positions[kept]]
     step = int(index[1] - index[0]) if len(index) > 1 else 1
-    if step < 1 or not (np.diff(index) == step).all():
+    if not len(index):
+        new = {"start": 0, "end": 0, "step": 1, "length": 0}
+    elif step < 1 or not (np.diff(index) == step).all():
         e.change.gathers.append((0, axis, index))
         new = {"start": 0, "end": len(index), "step": 1, "length": len(index)}
     else:
-        whole = int(e.attr("end") or 0) >= n or e.attr("end") is None
-        stop = int(index[-1]) + 1
-        end = INT_MAX if whole and stop + step > len(source) else stop
-        new = {"start": int(index[0]), "end": end, "step": step, "length": len(index)}
-    e.change.attrs.update({k: v for k, v in new.items() if k in e.node.attrs and e.attr(k) != v})
+        start, stop = int(index[0]), int(index[-1]) + 1
+        new = {"start": start, "end": _end(e, stop, step, n, len(source)), "step": step, "length": len(index)}
+    e.change.attrs.update({k: v for k, v in new.items() if k in e.node.attrs and (e.attr(k) or 0) != v})
+
+
+def _end(e: Edit, stop: int, step: int, old: int, new: int) -> Any:
+    """The end that is given, where it still says the same."""
+    given = e.attr("end")
+    if (given is None or given >= old) and stop + step > new:
+        return given
+    return given if given is not None and given < 0 and new + given == stop else stop
 
 
 @aten("slice", "slice_copy", "narrow", kind="REINDEX", edit=slice_bounds)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from graphprune.coupling.cut import Cut
 from graphprune.graph.torch_capture import evaluation
 from graphprune.graph.torch_record import named_tensors, unlifted
 from graphprune.rewrite.torch import boxes_of
+from graphprune.rewrite.torch_graph import PrunedGraph
 from graphprune.rewrite.torch_slices import take
 from graphprune.verify.compare import Verdict
 from graphprune.verify.torch_reference import MaskedReference, tensors
@@ -59,21 +61,34 @@ def verify_module(
     try:
         worst = _compare(cut, pruned, state, inputs, lossless=lossless)
         if twin is not None and worst.passed and not lossless:
-            worst = max(worst, _compare(cut, pruned, twin, inputs), key=lambda v: v.error / (v.tolerance or 1))
+            worst = max(
+                worst, _compare(cut, pruned, twin, inputs, twin=True), key=lambda v: v.error / (v.tolerance or 1)
+            )
     except Exception as error:  # whatever a forward may raise
         return _failed(f"does not run: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
     return worst
 
 
-def _compare(cut: Cut, pruned: nn.Module, state: State, inputs: Sequence[Any], *, lossless: bool = False) -> Verdict:
-    """Run both on all inputs, with these full-width tensors."""
+def _compare(
+    cut: Cut, pruned: nn.Module, state: State, inputs: Sequence[Any], *, lossless: bool = False, twin: bool = False
+) -> Verdict:
+    """Run both on all inputs.
+
+    Args:
+        cut: The removal.
+        pruned: The pruned module, which runs with tensors of its own.
+        state: Full-width tensors of the reference.
+        inputs: Pairs of positional inputs and inputs by keyword.
+        lossless: Whether the original itself is the reference.
+        twin: Whether the pruned module runs with tensors cut from ``state`` instead of its own.
+    """
     traced, values = cut.deps.source.source, cut.deps.source.values
     reference = MaskedReference(cut, state)
-    small = _cut_state(cut, pruned, state)
+    small = _cut_state(cut, pruned, state) if twin else {}
     outputs = _output_names(cut)
     error, allowed, said = 0.0, _tolerance(state), False
     for args, kwargs in inputs:
-        with torch.no_grad(), evaluation(pruned), evaluation(traced.module):
+        with torch.no_grad(), _evaluated(pruned), evaluation(traced.module):
             full = tensors(traced.module(*args, **kwargs)) if lossless else reference(args, kwargs)
             got = tensors(functional_call(pruned, small, args, dict(kwargs), tie_weights=False))
         wanted = [take(t, cut.box(n, t.ndim)) if n in values else t for n, t in zip(outputs, full, strict=True)]
@@ -93,6 +108,21 @@ def _compare(cut: Cut, pruned: nn.Module, state: State, inputs: Sequence[Any], *
     relation = "equals" if passed else "differs from"
     text = f"{relation} {against}: relative error {error:.2g} (allowed {allowed:.2g}) on {len(inputs)} inputs"
     return Verdict(passed, error, allowed, len(inputs), text)
+
+
+@contextmanager
+def _evaluated(module: nn.Module) -> Iterator[None]:
+    """A module in evaluation mode; a graph has its mode in its nodes."""
+    if not isinstance(module, PrunedGraph):
+        with evaluation(module):
+            yield
+        return
+    before = module.training
+    module.train(mode=False)
+    try:
+        yield
+    finally:
+        module.train(before)
 
 
 def _tolerance(state: State) -> float:

@@ -1,0 +1,1 @@
+"""PyTorch's operators and networks, pruned at random and compared in torch."""
