@@ -155,7 +155,7 @@ def _folder(plan: Plan, source: Path, output: Path, done: Callable[[], None]) ->
         fields = _config(plan, source, target, result)
         (target / PLAN).write_text(plan.to_json(), encoding="utf-8", newline="\n")
         files = tuple(sorted(str(p.relative_to(target)) for p in target.rglob("*") if p.is_file()))
-    notes = result.notes
+    notes = (*result.notes, *fields.notes)
     if left_out:
         notes += (f"not copied, since it would no longer fit: {', '.join(left_out)}",)
     return replace(result, fields=fields, notes=notes, files=files)

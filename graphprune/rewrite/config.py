@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
+from math import prod
 from typing import Any
 
 from graphprune.plan import Plan
@@ -55,10 +57,12 @@ class Fields:
     Attributes:
         changed: Those that did.
         left: Those that could not, with the reason.
+        notes: What the fields do not say, a sentence each.
     """
 
     changed: tuple[Field, ...] = ()
     left: tuple[Field, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def updated(
@@ -89,8 +93,8 @@ def updated(
         for part in path:
             level = level[part]
         level[last] = f.new
-    left = [f for f in found if f.reason]
-    return new, Fields(changed, (*left, *_implied(config, new, evidence)))
+    left = (*(f for f in found if f.reason), *_implied(config, new, evidence))
+    return new, Fields(changed, left, (*_derived(changed), *_unsaid(changed, before, after)))
 
 
 def _copied(value: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,7 +121,7 @@ class _Evidence:
         """What a field may have to be: one answer where the weights are of one mind."""
         if what in _WIDTHS:
             found = self.axes.get(number, set())
-            return found if len(found) <= 1 else self.kind(what, number) or found
+            return found if len(found) <= 1 else self.kind(what, number) or {number}
         if what == "head dims":  # rotary dims leave in pairs
             return self.kind(what, number) | {2 * n for n in self.kind(what, number // 2) if number % 2 == 0}
         if what == "KV groups":
@@ -146,7 +150,7 @@ def _fields(config: Mapping[str, Any], evidence: _Evidence, path: str = "") -> I
                 yield from _fields(value, evidence, f"{path}{name}.")
             continue
         what = _class(name)
-        numbers = value if isinstance(value, list) else [value]
+        numbers = _numbers(value)
         if not what or not numbers or not all(type(n) is int and n > 1 for n in numbers):
             continue
         found = [evidence.now(what, n) or {n} for n in numbers]
@@ -163,6 +167,37 @@ def _fields(config: Mapping[str, Any], evidence: _Evidence, path: str = "") -> I
 def _differs(number: int, left: Iterable[int]) -> str:
     listed = [str(n) for n in sorted(left)]
     return f"{number} became {', '.join(listed[:-1])} and {listed[-1]} in different places"
+
+
+def _derived(changed: Sequence[Field]) -> Iterator[str]:
+    """What classes compute from the size of a head instead of reading it."""
+    for f in changed:
+        if _class(f.name.rpartition(".")[2]) == "head dims":
+            yield (
+                f"{f.name} changed: a class that computes its attention scale or rotary angles from it gets others"
+                " than the original's; graphprune.restore keeps those"
+            )
+
+
+def _unsaid(changed: Sequence[Field], before: Mapping[str, Shape], after: Mapping[str, Shape]) -> Iterator[str]:
+    """Cut axes whose length no changed field, nor a product of some, leads to."""
+    pairs = {p for f in changed for p in zip(_numbers(f.old), _numbers(f.new), strict=True)}
+    products = {
+        (prod(a for a, _ in some), prod(b for _, b in some)) for k in (1, 2, 3) for some in combinations(pairs, k)
+    }
+    found = [
+        f"{name} axis {axis} ({a} -> {b})"
+        for name, shape in before.items()
+        for axis, (a, b) in enumerate(zip(shape, after.get(name, shape), strict=True))
+        if a != b and not any(a % old == 0 and a * new == b * old for old, new in products)
+    ]
+    if found:
+        more = f" and {len(found) - 2} more" if len(found) > 2 else ""
+        yield f"no field of config.json says the new size of {', '.join(found[:2])}{more}"
+
+
+def _numbers(value: Any) -> list[int]:
+    return value if isinstance(value, list) else [value]
 
 
 def _implied(old: Mapping[str, Any], new: Mapping[str, Any], evidence: _Evidence, path: str = "") -> Iterator[Field]:
