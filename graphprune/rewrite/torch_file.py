@@ -5,10 +5,9 @@ from __future__ import annotations
 import pickle
 import re
 from collections.abc import Iterator, MutableMapping
-from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from graphprune.graph.model import Array
 from graphprune.plan import Plan
 from graphprune.rewrite.pieces import pieces
 from graphprune.rewrite.replay import Shape, Stored, fit
+from graphprune.rewrite.torch_mapped import Pages, Writer, mapped
 
 State = MutableMapping[str, Any]
 Sizes = dict[str, tuple[Shape, int]]
@@ -40,7 +40,7 @@ def shrink(plan: Plan, source: Path, target: Path) -> tuple[Sizes, Sizes, tuple[
     Raises:
         InputError: The file cannot be read, holds more than tensors and plain containers, or does not fit.
     """
-    loaded = read(source)
+    loaded, is_mapped = _read(source)
     if not isinstance(loaded, MutableMapping):
         raise InputError(f"{source}: holds a {type(loaded).__name__}, not a state dict")
     notes = _without_optimisers(loaded, source)
@@ -49,7 +49,11 @@ def shrink(plan: Plan, source: Path, target: Path) -> tuple[Sizes, Sizes, tuple[
         raise InputError(f"{source}: no state dict in it (a mapping of names to tensors)")
     before = _sizes(states)
     with TemporaryDirectory(prefix=".slices-", dir=target.parent.parent) as scratch:
-        slicer = _Slicer(Path(scratch))
+        pages = Pages()
+        for _, state in states if is_mapped else ():
+            for tensor in _tensors(state).values():
+                pages.add(tensor)
+        slicer = _Slicer(Path(scratch), pages)
         errors, cut = [], 0
         for where, state in states:
             try:
@@ -64,24 +68,25 @@ def shrink(plan: Plan, source: Path, target: Path) -> tuple[Sizes, Sizes, tuple[
         if not cut:
             raise errors[0]
         after = _sizes(states)
-        torch.save(loaded, target)
+        with target.open("wb") as file:
+            torch.save(loaded, cast("BinaryIO", Writer(file, pages)))
         del loaded, states, state, slicer
     return before, after, notes
 
 
-def read(path: Path) -> Any:
-    """What a file of torch.save holds, tensors mapped where its format allows; no code of it runs.
+def _read(path: Path) -> tuple[Any, bool]:
+    """What a file of torch.save holds and whether it is mapped, as its format allows; no code of it runs.
 
     Raises:
         InputError: It is missing, truncated, or holds more than tensors and plain containers.
     """
     try:
         try:
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True), True
         except RuntimeError as error:
             if "mmap" not in str(error):
                 raise
-            return torch.load(path, map_location="cpu", weights_only=True)  # the old format
+            return torch.load(path, map_location="cpu", weights_only=True), False  # the old format
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         raise InputError(f"{path}: {error.strerror or error}") from None
     except pickle.UnpicklingError as error:
@@ -150,10 +155,11 @@ class _Slicer:
 
     Args:
         folder: Where the files go.
+        pages: What is mapped.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, pages: Pages) -> None:
+        self.folder, self.pages = folder, pages
         self.made: dict[tuple[Any, ...], Tensor] = {}
         self.sources: list[Tensor] = []  # alive, so that no address is used twice
 
@@ -192,5 +198,7 @@ class _Slicer:
             for piece in pieces(rows, shape, size, box):
                 file.write(piece.data)
         kept = tuple(box.shape(shape))
-        mapped = torch.from_file(str(path), shared=False, size=prod(kept), dtype=numbers.dtype)
-        return mapped.reshape(kept).view(tensor.dtype)
+        self.pages.release(tensor)
+        out = mapped(path, kept, numbers.dtype).view(tensor.dtype)
+        self.pages.add(out)
+        return out
