@@ -43,7 +43,7 @@ def torchvision_network(name: str, kind: Any) -> Built:
         settings["init_weights"] = False
     size: tuple[int, ...] = (1, 3, 224, 224)
     if kind is models.video:
-        size = (1, 3, 16, 224, 224) if name.startswith(("mvit", "swin")) else (1, 3, 16, 112, 112)
+        size = (1, 3, 16, 224, 224) if name.startswith(("mvit", "swin", "s3d")) else (1, 3, 16, 112, 112)
     if name == "inception_v3":
         size = (1, 3, 299, 299)
     device = "meta" if name.startswith(LARGE) else "cpu"

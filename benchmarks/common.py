@@ -148,14 +148,16 @@ def cached_job(
 
     Args:
         module: Module that knows the job.
-        job: What to do; its "path" names the file.
+        job: What to do; its "path" names the file, or whatever else it is about.
         timeout: Seconds after which the process is ended.
         fresh: Measure again in any case.
         redo: Says of an old row whether it must be measured again.
     """
     path = Path(job["path"])
-    stat = path.stat()
-    told = {**job, "path": path.name, "size": stat.st_size, "mtime": stat.st_mtime_ns}
+    told = {**job, "path": path.name}
+    if path.is_absolute():
+        stat = path.stat()
+        told |= {"size": stat.st_size, "mtime": stat.st_mtime_ns}
     key = hashlib.sha256(json.dumps([module, told], sort_keys=True).encode()).hexdigest()[:12]
     place = cache_dir() / f"{path.stem}.{job['kind']}.{key}.json"
     if place.exists() and not fresh:

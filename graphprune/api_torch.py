@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,7 @@ def trace(
     kwargs: Mapping[str, Any] | None = None,
     name: str = "",
     dynamic_shapes: Any = None,
+    opaque: Sequence[Any] = (),
 ) -> Graph:
     """Read a PyTorch module into a neutral graph.
 
@@ -45,6 +46,8 @@ def trace(
         kwargs: Example inputs by keyword.
         name: Name for messages; by default that of the class.
         dynamic_shapes: Which input sizes may change, as for ``torch.export.export``.
+        opaque: Submodules that are not looked into, as paths (with * and ?), classes or modules: what they touch stays
+            whole.
 
     Returns:
         The graph; weights have their state_dict names. Sizes that the module says with one number stay equal.
@@ -59,7 +62,7 @@ def trace(
         if (error.name or "").partition(".")[0] != "torch":
             raise
         raise InputError(_MISSING) from None
-    graph = read(module, example_inputs, kwargs, name=name, dynamic_shapes=dynamic_shapes)
+    graph = read(module, example_inputs, kwargs, name=name, dynamic_shapes=dynamic_shapes, opaque=opaque)
     return with_equal_sizes(graph)
 
 

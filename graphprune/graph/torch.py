@@ -13,9 +13,11 @@ from torch.export import ExportedProgram
 
 from graphprune.errors import InputError
 from graphprune.graph.model import Array, Graph, Node, Value, Weight
+from graphprune.graph.torch_call import TorchBox
 from graphprune.graph.torch_capture import captured, functional
 from graphprune.graph.torch_known import known_values
 from graphprune.graph.torch_nodes import Names, neutral_nodes, values_of
+from graphprune.graph.torch_opaque import Mark
 from graphprune.graph.torch_types import array_of, dtype_name
 
 
@@ -41,6 +43,10 @@ class Traced:
     placeholders: Mapping[str, str]
     tied: Mapping[str, str] = field(default_factory=dict)
 
+    def black_box(self, node: Node) -> TorchBox:
+        """A node's operator, to be run on any inputs."""
+        return TorchBox(node)
+
 
 def trace(
     module: nn.Module | ExportedProgram,
@@ -49,6 +55,7 @@ def trace(
     *,
     name: str = "",
     dynamic_shapes: Any = None,
+    opaque: Sequence[Mark] = (),
 ) -> Graph:
     """Read a PyTorch module into a neutral graph.
 
@@ -59,6 +66,8 @@ def trace(
         kwargs: Example inputs by keyword.
         name: Name for messages; by default that of the class.
         dynamic_shapes: Which input sizes may change, as for ``torch.export.export``; axes that follow them stay whole.
+        opaque: Submodules that are not looked into, as paths (with * and ?), classes or modules: what they touch stays
+            whole. Each is one operator of the graph, so torch.export need not be able to capture it.
 
     Returns:
         The graph; ``graph.source`` is a :class:`Traced`. Weights have their state_dict names.
@@ -68,12 +77,15 @@ def trace(
     """
     args = tuple(args) if isinstance(args, tuple | list) else (args,)
     name = name or type(module).__name__
-    program = module if isinstance(module, ExportedProgram) else captured(module, args, kwargs, dynamic_shapes, name)
-    program, renamed, free = functional(program)
+    owner: nn.Module
     if isinstance(module, ExportedProgram):
-        given_args, given_kwargs = program.example_inputs or ((), {})
-        args, kwargs = tuple(given_args), given_kwargs
-    owner: nn.Module = program.module() if isinstance(module, ExportedProgram) else module
+        program, owner = module, module.module()
+        args, kwargs = module.example_inputs or (args, kwargs or {})
+    elif isinstance(module, nn.Module):
+        program, owner = captured(module, args, kwargs or {}, dynamic_shapes, opaque, name), module
+    else:
+        raise InputError(f"{name} is neither a torch.nn.Module nor an exported program")
+    program, renamed, free = functional(program)
     return _build(program, owner, args, dict(kwargs or {}), name, renamed, free)
 
 

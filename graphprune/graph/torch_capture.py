@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import logging
+import sysconfig
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from io import StringIO
 from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.export import ExportedProgram
+from torch.export import ExportedProgram, export
 
 from graphprune.errors import InputError
 from graphprune.graph.torch_known import free_nodes
 from graphprune.graph.torch_nodes import is_getitem
+from graphprune.graph.torch_opaque import Mark, as_operators
 
 
 def captured(
-    module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None, dynamic_shapes: Any, name: str
+    module: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    dynamic_shapes: Any,
+    opaque: Sequence[Mark],
+    name: str,
 ) -> ExportedProgram:
     """A module's program in evaluation mode.
 
@@ -26,23 +35,75 @@ def captured(
         InputError: torch.export cannot capture the module, or it does not run on these inputs.
     """
     try:
-        with evaluation(module), torch.no_grad(), whole_attention(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return torch.export.export(module, args, dict(kwargs or {}), dynamic_shapes=dynamic_shapes, strict=False)
+        with (
+            evaluation(module),
+            torch.no_grad(),
+            _quiet(),
+            whole_attention(),
+            as_operators(module, opaque, args, kwargs),
+        ):
+            return export(module, args, dict(kwargs), dynamic_shapes=dynamic_shapes, strict=False)
+    except InputError:
+        raise
     except Exception as error:
-        raise InputError(_explained(name, error)) from error
+        raise InputError(f"{name}: {_place(error)}{_said(error)}; {_advice(module, args, kwargs, error)}") from error
 
 
-def _explained(name: str, error: Exception) -> str:
-    text = " ".join(str(error).split("\n\n")[0].split())[:300]
-    return f"{name}: {_place(error)}{type(error).__name__}: {text}"
+def _said(error: Exception) -> str:
+    """The error in one line."""
+    text = " ".join(str(error).strip().split("\n\n")[0].split()).removesuffix("(Size-like symbols: none)")
+    return f"{type(error).__name__}: {text[:300].rstrip(' .')}"
 
 
 def _place(error: Exception) -> str:
-    """Where in the user's code it happened: the innermost frame outside torch."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if "/torch/" not in f.filename and "graphprune" not in f.filename]
-    return f"{own[-1].filename}:{own[-1].lineno}: {own[-1].line}: " if own else ""
+    """Where in the user's code it happened: the innermost frame outside torch and Python's own library."""
+    own = sysconfig.get_paths()["stdlib"]
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        file = frame.filename
+        installed = "site-packages" in file
+        if "/torch/" not in file and "/graphprune/" not in file and (installed or not file.startswith((own, "<"))):
+            return f"{file}:{frame.lineno}: `{frame.line}`: "
+    return ""
+
+
+def _advice(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], error: Exception) -> str:
+    """What to do: the module runs on these inputs and cannot be captured, or it does not even run."""
+    try:
+        module(*args, **kwargs)
+    except Exception:
+        return f"it does not run on the example inputs ({', '.join(_inputs(args, kwargs))}): give inputs it takes"
+    advice = "the module runs, but torch.export cannot capture it: "
+    if "data-dependent" in str(error) or "DataDependent" in type(error).__name__:
+        advice += "what it does depends on the values of its inputs; write it with torch.where, or "
+    return f"{advice}leave the submodule out: trace(..., opaque=[{_running(module, error)!r}])"
+
+
+def _running(module: nn.Module, error: Exception) -> str:
+    """Path of the innermost submodule that was running when the error came."""
+    paths: dict[int, str] = {id(m): path for path, m in module.named_modules() if path}
+    running = (id(frame.f_locals.get("self")) for frame, _ in traceback.walk_tb(error.__traceback__))
+    return ["path.of.the.submodule", *(paths[i] for i in running if i in paths)][-1]
+
+
+def _inputs(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in (*enumerate(args), *kwargs.items()):
+        shown = (
+            f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}" if hasattr(value, "shape") else repr(value)
+        )
+        yield shown[:60] if isinstance(name, int) else f"{name}={shown[:60]}"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the warnings, log lines and graphs that torch.export prints: what goes wrong is in the error."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 @contextmanager
@@ -80,8 +141,7 @@ def functional(program: ExportedProgram) -> tuple[ExportedProgram, dict[fx.Node,
     free = free_nodes(program.graph_module.graph, program.graph_signature.inputs_to_lifted_tensor_constants)
     renamed = _written(program.graph_module.graph, free)
     if renamed is None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _quiet():
             program = program.run_decompositions({})
         free = free_nodes(program.graph_module.graph, program.graph_signature.inputs_to_lifted_tensor_constants)
         renamed = _written(program.graph_module.graph, free) or {}

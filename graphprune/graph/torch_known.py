@@ -96,7 +96,7 @@ class _Run:
             if isinstance(literal, torch.Tensor) and not literal.is_meta:
                 self.content[node] = literal.detach().cpu().clone()
             return
-        name, made = opname(node), node.meta["val"]
+        name, made = opname(node), node.meta.get("val")
         read = [self.names.now(n, node) for n in node.all_input_nodes]
         sizes_only = name in _FILLS or name in _LIKE
         if not sizes_only and any(n not in self.content for n in read):
@@ -109,7 +109,8 @@ class _Run:
         if schema is not None and schema.is_mutable and isinstance(result, torch.Tensor):
             self._written(result)
         elif (
-            _floating(node)
+            isinstance(made, torch.Tensor)
+            and made.is_floating_point()
             and made.numel() > 1
             and (name in _FILLS or (name in _VIEWS and read and read[0] in self.uniform))
         ):

@@ -135,7 +135,14 @@ def change_node(target: fx.Node, change: Change) -> None:
         _become(target, *change.op)
     for name, value in change.attrs.items():
         if value is not None:
-            set_argument(target, name, value)
+            set_argument(target, name, _merged(argument(target, name), value))
+
+
+def _merged(old: Any, new: Any) -> Any:
+    """New sizes, where sizes that the graph computes are left to it."""
+    if not isinstance(old, list | tuple) or not isinstance(new, list | tuple) or len(old) != len(new):
+        return new
+    return [a if isinstance(a, fx.Node) else b for a, b in zip(old, new, strict=True)]
 
 
 def _become(target: fx.Node, op: str, slots: tuple[int, ...]) -> None:

@@ -10,7 +10,8 @@ from graphprune.rules.aten import aten, axes_of, axis_of, per_axis
 from graphprune.rules.context import Relate, Unsupported
 from graphprune.rules.edit import Edit, new_positions
 from graphprune.rules.extent import new_pad
-from graphprune.rules.kinds import no_labels
+from graphprune.rules.kinds import no_labels, opaque
+from graphprune.rules.registry import rule
 
 # -- padding ---------------------------------------------------------------------------------------------
 
@@ -236,6 +237,12 @@ def fourier(r: Relate) -> None:
         r.freeze(0, a, "it is transformed as a whole")
         axes[a] = r.frozen(out[a], "it is transformed as a whole")
     r.out(axes)
+
+
+@rule("graphprune.opaque", kind="OPAQUE")
+def opaque_module(r: Relate) -> None:
+    """A module that was marked opaque: all that it touches stays."""
+    opaque(r, f"the module {r.node.scope or 'it belongs to'} was marked opaque")
 
 
 aten("arange", "linspace", "logspace", "eye", "scalar_tensor", "rand", "randn", "randint", "randperm", "tril_indices",

@@ -48,8 +48,7 @@ def recurrent(r: Relate) -> None:
                 r.tie(s, 0, state)
                 r.tie(s, 1, hidden)
         r.contract(group[1], 1)
-        if layer:
-            r.contract(group[0], 1)
+        _sum_below(r, group[0], layer)
         r.macs(steps * gates, hidden, r.axis(group[0], 1))
         r.macs(steps * gates, hidden, state)
     r.contract(0, -1)
@@ -62,6 +61,12 @@ def recurrent(r: Relate) -> None:
         shape = r.output(k).shape or ()
         last = _both(r, state, directions) if k == 0 else state if k == 1 else hidden
         r.out([*(r.frozen(n, _STAYS) for n in shape[:-1]), last], k)
+
+
+def _sum_below(r: Relate, weight: int, layer: int) -> None:
+    """A layer sums over the states of the one below; the first one does over the input."""
+    if layer:
+        r.contract(weight, 1)
 
 
 def _both(r: Relate, state: Axis, directions: int) -> Axis:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,19 @@ from graphprune.rules.registry import Relation
 
 Mask = NDArray[np.bool_]
 Place = tuple[int, int]  # slot and axis
+
+
+class Runs(Protocol):
+    """An operator as a black box."""
+
+    @property
+    def attrs(self) -> Mapping[str, Any]:
+        """Its attributes."""
+
+    def __call__(self, inputs: Sequence[Array | None]) -> list[Array | None]:
+        """Outputs by slot."""
+
+
 ROUNDS = 4
 OTHERS = 8
 TRIALS = 3
@@ -85,7 +98,7 @@ def _state(r: Relate, found: Sequence[Coupled]) -> None:
 class _Probe:
     """One node with inputs to try."""
 
-    box: BlackBox
+    box: Runs
     shapes: tuple[tuple[int, ...] | None, ...]
     dtypes: tuple[str, ...]
     fixed: Mapping[int, Array]
@@ -111,7 +124,8 @@ class _Probe:
             if n > 1 and not r.value(s).dynamic[a]
         )
         used = [bool(o) for o in r.node.outputs]
-        box = BlackBox(r.graph.source, r.node.domain, r.node.op, r.node.attrs, used, fixed)
+        own = getattr(r.graph.source, "black_box", None)  # an operator of another format than ONNX
+        box = own(r.node) if own else BlackBox(r.graph.source, r.node.domain, r.node.op, r.node.attrs, used, fixed)
         content = [(s, a.dtype.str, a.shape, a.tobytes()) for s, a in fixed.items()]
         attrs = sorted(
             (k, np.asarray(v).tobytes() if isinstance(v, np.ndarray) else repr(v)) for k, v in box.attrs.items()

@@ -61,6 +61,7 @@ def run(deps: DependencyGraph, cut: Cut, inputs: Mapping[str, torch.Tensor], see
     out.whole |= {n: torch.from_numpy(np.array(a)) for n, a in graph.constants.items()}
     out.whole |= dict(inputs)
     out.cut = {n: kept(cut, n, t) for n, t in out.whole.items()}
+    last = {name: node.name for node in graph.nodes for name in node.inputs}
     for node in graph.nodes:
         if all(o in graph.constants for o in node.outputs if o):
             continue
@@ -72,6 +73,9 @@ def run(deps: DependencyGraph, cut: Cut, inputs: Mapping[str, torch.Tensor], see
                 want = [len(k) if (k := cut.kept(name, a)) is not None else n for a, n in enumerate(_shape(deps, name))]
                 assert list(tensor.shape) == want, f"{node.name} {node.key}: {list(tensor.shape)}, not {want}"
         out.whole |= _reference(deps, cut, node, change, out.whole, generator)
+        for name in {*node.inputs} - {*graph.outputs}:
+            if last[name] == node.name:  # memory
+                del out.whole[name], out.cut[name]
     for name in graph.outputs:
         mine, other = kept(cut, name, out.whole[name]), out.cut[name]
         assert mine.shape == other.shape
