@@ -154,7 +154,7 @@ def main() -> None:
         (home / "plan.json").write_text(plan.to_json())
         (home / "full").mkdir()
         size = shards(module, home / "full")
-        print(f"{size / 1e9:.2f} GB, {len(plan.weights)} of {len(module.state_dict())} tensors to cut", flush=True)
+        print(f"{size / 1e9:.2f} GB, {len(module.state_dict())} tensors", flush=True)
         apply = [sys.executable, "-m", "graphprune", "apply", str(home / "plan.json"), "--json"]
         for form in ("shards", "pt"):
             if form == "pt":

@@ -22,7 +22,7 @@ from safetensors.numpy import save_file
 import graphprune as gp
 from graphprune.rewrite import pieces as slow
 from tests import checkpoints as ck
-from tests.commandline import done, listing, refused
+from tests.commandline import call, done, listing, refused
 from tests.graphs import GRAPHS
 
 INDEX = "model.safetensors.index.json"
@@ -344,3 +344,34 @@ def test_a_closed_folder(tmp_path: Path) -> None:
     full = ck.single(tmp_path)
     (tmp_path / "closed").mkdir(mode=0o500)
     rejected(tmp_path, "cannot be written", tmp_path / "plan.json", full, tmp_path / "closed" / "s.safetensors")
+
+
+@pytest.mark.parametrize("fault", [KeyboardInterrupt(), OSError(28, "No space left on device")], ids=["ctrl_c", "full"])
+@pytest.mark.parametrize("form", ["file", "shards", "folder"])
+def test_what_stops_halfway_leaves_everything_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, fault: BaseException
+) -> None:
+    source, output = {
+        "file": (ck.single(tmp_path), tmp_path / "small.safetensors"),
+        "shards": (ck.sharded(tmp_path), tmp_path / "small.safetensors.index.json"),
+        "folder": (tmp_path / "full", tmp_path / "small"),
+    }[form]
+    if form == "folder":
+        source.mkdir()
+        ck.sharded(source)
+    else:
+        output.write_text("what stood there before")
+    before = listing(tmp_path), sorted(tmp_path.rglob("*"))
+    written = []
+
+    def stop(path: Path, tensors: Any, metadata: Any) -> int:
+        path.write_bytes(b"half")
+        written.append(path)
+        raise fault
+
+    monkeypatch.setattr("graphprune.rewrite.safetensors.write", stop)
+    outcome = call("apply", tmp_path / "plan.json", source, output)
+    assert outcome.code == (130 if isinstance(fault, KeyboardInterrupt) else 2)
+    assert outcome.err.count("\n") == 1
+    assert written
+    assert (listing(tmp_path), sorted(tmp_path.rglob("*"))) == before
