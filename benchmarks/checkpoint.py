@@ -33,7 +33,6 @@ import benchmarks.zoo.entries  # noqa: F401 - makes torchvision importable
 from benchmarks.common import Row, header, table, write_results
 from graphprune import api
 from graphprune.budget.record import make_plan
-from graphprune.graph.torch import trace
 from graphprune.plan import Plan
 from graphprune.rewrite import safetensors
 from graphprune.rewrite.replay import boxes
@@ -51,6 +50,7 @@ def decoder(layers: int) -> nn.Module:
         num_attention_heads=32,
         num_key_value_heads=8,
         head_dim=128,
+        use_cache=False,
         dtype="bfloat16",
         architectures=["LlamaForCausalLM"],
     )
@@ -61,7 +61,7 @@ def decoder(layers: int) -> nn.Module:
 def drawn_plan(module: nn.Module) -> Plan:
     """A plan that takes the same share of every group, drawn at random."""
     ids = torch.zeros(1, 8, dtype=torch.long, device="meta")
-    deps = api.analyze(trace(module, (ids,), {"use_cache": False}))
+    deps = api.analyze(api.trace(module, ids))
     rng = np.random.default_rng(0)
     units = [rng.choice(g.units, int(g.size * SHARE), replace=False) for g in deps.groups]
     return make_plan(deps, np.sort(np.concatenate(units)), recipe={"ratio": SHARE}, before={}, after={})
