@@ -34,6 +34,7 @@ def checked(module: nn.Module, *inputs: Any, io: bool = False, draws: int = 3) -
             pick = any_units if io else random_units
             cut = deps.cut(pick(deps, np.random.default_rng(draw)))
             done = run(deps, cut, feed)
+            assert done.finite
             assert done.error < 2e-5
         whole = module(*inputs)
         first = whole[0] if isinstance(whole, tuple) else whole
