@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import math
+import pickle
 from typing import Any
 
 import numpy as np
@@ -79,9 +81,20 @@ class Literal(Attention):
     """Sizes that no attribute says."""
 
     def forward(self, x: Any) -> Any:
-        q, k, v = (f(x).view(len(x), -1, 4, 6).transpose(1, 2) for f in (self.q, self.k, self.v))
+        q, k, v = (f(x).view(x.shape[0], -1, 4, 6).transpose(1, 2) for f in (self.q, self.k, self.v))
         weights = F.dropout((q @ k.transpose(-2, -1) * self.scale).softmax(-1), 0.5, self.training)
-        return self.out((weights @ v).transpose(1, 2).reshape(len(x), -1, 24))
+        return self.out((weights @ v).transpose(1, 2).reshape(x.shape[0], -1, 24))
+
+
+class Rooted(Attention):
+    """The number that shapes queries is also under a root."""
+
+    def forward(self, x: Any) -> Any:
+        q, k, v = (
+            f(x).view(len(x), -1, self.num_heads, self.head_dim).transpose(1, 2) for f in (self.q, self.k, self.v)
+        )
+        weights = (q @ k.transpose(-2, -1) / math.sqrt(self.head_dim)).softmax(-1)
+        return self.out((weights @ v).transpose(1, 2).flatten(2))
 
 
 class Reader(nn.Module):
@@ -140,6 +153,7 @@ NETS: dict[str, tuple[Any, Any]] = {
     "gru": (lambda: Reader(nn.GRU, bidirectional=True), IDS),
     "rnn": (lambda: Reader(nn.RNN, num_layers=2), IDS),
     "config": (Configured, TOKENS),
+    "rooted": (lambda: nn.Sequential(nn.Linear(24, 24), Rooted(), nn.Linear(24, 3)), TOKENS),
     "literal": (lambda: nn.Sequential(nn.Linear(24, 24), Literal(), nn.Linear(24, 3)), TOKENS),
 }
 
@@ -228,6 +242,25 @@ def test_a_graph_module_knows_training_from_evaluation() -> None:
     small.train()
     assert not torch.equal(small(x), small(x))
     assert "no attribute" in note(small).why
+
+
+def test_a_graph_module_takes_other_batches_where_the_trace_says_so() -> None:
+    net, x = made("literal")
+    batch = torch.export.Dim("batch", min=2, max=64)
+    graph = gp.trace(net.eval(), x, dynamic_shapes=({0: batch},))
+    small = gp.prune(graph, macs="70%", align=1, only=ONLY["literal"]).model
+    assert note(small).kind == GRAPH
+    more = torch.randn(5, *x.shape[1:])
+    assert torch.allclose(small(more)[:2], small(more[:2]), atol=1e-6)
+
+
+def test_sizes_under_roots_survive_copies() -> None:
+    net, x = made("rooted")
+    small = gp.prune(net, example_inputs=x, macs="50%", align=1, only=ONLY["literal"]).model
+    size = small[1].head_dim
+    assert (size < 6, float(size), size**2) == (True, 6.0, 36)
+    for again in (copy.deepcopy(small), pickle.loads(pickle.dumps(small))):
+        assert torch.equal(again(x), small(x))
 
 
 def test_in_place() -> None:

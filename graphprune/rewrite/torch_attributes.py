@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any
 
 from torch import Tensor, nn
 
 Sizes = Mapping[int, frozenset[int]]
+Key = tuple[str, str, str]
 _TRIALS = 60  # per module at fault
 _PARENTS = 3
 
@@ -29,13 +30,37 @@ class Setting:
         path: Path of the module.
         holder: Attribute of the module that holds an object with the attribute, "" for the module itself.
         name: Name of the attribute.
-        value: What it becomes.
+        value: What it becomes; {"size": n, "root": m} for a :class:`Size`.
     """
 
     path: str
     holder: str
     name: str
     value: Any
+
+
+class Size(int):
+    """A size that is another number where a root or a power of it is taken.
+
+    A forward that divides by ``math.sqrt(self.head_dim)`` has to go on dividing by the root of the original size.
+    """
+
+    root: int
+
+    def __new__(cls, size: int, root: int) -> Size:
+        """A size, and the number it stands for in roots and powers."""
+        out = super().__new__(cls, size)
+        out.root = root
+        return out
+
+    def __reduce__(self) -> tuple[type[Size], tuple[int, int]]:
+        return Size, (int(self), self.root)
+
+    def __float__(self) -> float:
+        return float(self.root)
+
+    def __pow__(self, power: Any, modulo: Any = None) -> Any:
+        return pow(self.root, power, modulo)
 
 
 @dataclass
@@ -46,12 +71,15 @@ class Search:
         module: The module, with its tensors cut; it is changed.
         sizes: For every module path the old sizes in it, each with the sizes it becomes.
         run: Runs the module; returns how far it came and the path of the module at fault, None when all is right.
+        settings: What was set, by path, holder and name.
+        before: What was there.
     """
 
     module: nn.Module
     sizes: Mapping[str, Sizes]
     run: Callable[[], tuple[int, str | None]]
-    settings: dict[tuple[str, str, str], Setting] = field(default_factory=dict)
+    settings: dict[Key, Setting] = field(default_factory=dict)
+    before: dict[Key, Any] = field(default_factory=dict)
 
     def solve(self) -> bool:
         """Set attributes until the module is right; False when there is no way on."""
@@ -69,6 +97,10 @@ class Search:
 
     def _advance(self, reached: int, fault: str) -> tuple[Setting, ...] | None:
         """Set attributes of the module at fault, or of those around it, with which the run comes further."""
+        rooted = tuple(self._rooted(fault))
+        if rooted and self._try(rooted) > reached:
+            self._keep(rooted)
+            return rooted
         for path in _upwards(fault):
             options = list(candidates(self.module.get_submodule(path), path, self._sizes(path, fault)))
             for trial, chosen in enumerate(_subsets(options)):
@@ -80,6 +112,12 @@ class Search:
                     self._keep(smallest)
                     return smallest
         return None
+
+    def _rooted(self, path: str) -> Iterator[Setting]:
+        """The numbers set in a module, with the original ones in roots."""
+        for key, setting in self.settings.items():
+            if setting.path == path and type(setting.value) is int:
+                yield replace(setting, value={"size": setting.value, "root": self.before[key]})
 
     def _sizes(self, *paths: str) -> Sizes:
         """Sizes of a module, and of the one at fault."""
@@ -108,15 +146,22 @@ class Search:
 
     def _keep(self, chosen: Sequence[Setting]) -> None:
         for setting in chosen:
+            key = (setting.path, setting.holder, setting.name)
+            self.before.setdefault(key, current(self.module, setting))
             apply_setting(self.module, setting)
-            self.settings[setting.path, setting.holder, setting.name] = setting
+            self.settings[key] = setting
 
     def _repeat(self, found: Sequence[Setting]) -> None:
         """Do the same to the other modules of the class, where it is clear what the values become."""
         kind = type(self.module.get_submodule(found[0].path))
         names = {(s.holder, s.name) for s in found}
         for path, module in self.module.named_modules():
-            if type(module) is not kind or any((path, *name) in self.settings for name in names):
+            if type(module) is not kind or path == found[0].path:
+                continue
+            if isinstance(found[0].value, dict):
+                self._keep([s for s in self._rooted(path) if (s.holder, s.name) in names])
+                continue
+            if any((path, *name) in self.settings for name in names):
                 continue
             options = [c for c in candidates(module, path, self.sizes.get(path, {})) if (c.holder, c.name) in names]
             if len(options) == len({(c.holder, c.name) for c in options}):
@@ -149,6 +194,13 @@ def _changed(value: Any, sizes: Sizes) -> Iterator[Any]:
                 yield kind(*made) if hasattr(value, "_fields") else kind(made)
 
 
+def current(root: nn.Module, setting: Setting) -> Any:
+    """What an attribute holds now."""
+    owner: Any = root.get_submodule(setting.path)
+    holder = owner.__dict__[setting.holder] if setting.holder else owner
+    return vars(holder)[setting.name]
+
+
 def apply_setting(root: nn.Module, setting: Setting) -> Callable[[], None]:
     """Set an attribute; the function returned takes that back.
 
@@ -156,12 +208,13 @@ def apply_setting(root: nn.Module, setting: Setting) -> Callable[[], None]:
     """
     owner: Any = root.get_submodule(setting.path)
     before = owner.__dict__[setting.holder or setting.name]
+    value = Size(**setting.value) if isinstance(setting.value, dict) else setting.value
     if setting.holder:
         mine = copy.copy(before)
-        setattr(mine, setting.name, setting.value)
+        setattr(mine, setting.name, value)
         owner.__dict__[setting.holder] = mine
     else:
-        owner.__dict__[setting.name] = setting.value
+        owner.__dict__[setting.name] = value
 
     def undo() -> None:
         owner.__dict__[setting.holder or setting.name] = before
@@ -185,7 +238,7 @@ def _subsets(options: Sequence[Setting]) -> Iterator[tuple[Setting, ...]]:
         count[s.holder, s.name] = count.get((s.holder, s.name), 0) + 1
     clear = tuple(s for s in options if count[s.holder, s.name] == 1)
     own = tuple(s for s in clear if not s.holder)
-    yield from (c for c in dict.fromkeys((own, clear)) if c)
+    yield from (c for c in ([own] if own == clear else [own, clear]) if c)
     for size in (1, 2, 3):
         for chosen in combinations(options, size):
             if len({(s.holder, s.name) for s in chosen}) == size:
