@@ -23,17 +23,30 @@ _PLAIN = {"bool": torch.bool, "int64": torch.int64, "int32": torch.int32, "float
 
 @dataclass
 class Run:
-    """Values of both runs by name, and the largest relative difference of an output."""
+    """Values of both runs by name, the largest relative difference of an output, and whether all are finite."""
 
     whole: dict[str, torch.Tensor] = field(default_factory=dict)
     cut: dict[str, torch.Tensor] = field(default_factory=dict)
     error: float = 0.0
+    finite: bool = True
 
 
 def random_units(deps: DependencyGraph, rng: np.random.Generator, share: float = 0.4) -> np.ndarray:
     """Units to remove: a random share of each group, so that no axis loses all of its positions."""
     gone = [rng.choice(g.units, rng.integers(0, max(int(g.size * share), 1) + 1), replace=False) for g in deps.groups]
-    units = np.concatenate(gone) if gone else np.zeros(0, np.int64)
+    return _legal(deps, np.concatenate(gone) if gone else np.zeros(0, np.int64))
+
+
+def any_units(deps: DependencyGraph, rng: np.random.Generator, share: float = 0.4) -> np.ndarray:
+    """Units to remove, also such as lie on no weight."""
+    axes = [a.units for axes in deps.types.values() for a in axes if a is not None and a.units is not None]
+    ids = np.unique(np.concatenate([u.ravel() for u in axes])) if axes else np.zeros(0, np.int64)
+    ids = ids[ids > 0]
+    return _legal(deps, ids[rng.random(len(ids)) < share])
+
+
+def _legal(deps: DependencyGraph, units: np.ndarray) -> np.ndarray:
+    """Units without those that would empty an axis."""
     axes = {id(a): a for axes in deps.types.values() for a in axes if a is not None and a.units is not None}
     for _ in range(20):
         removed = np.zeros(deps.state.store.count, bool)
@@ -77,15 +90,22 @@ def run(deps: DependencyGraph, cut: Cut, inputs: Mapping[str, torch.Tensor], see
             if last[name] == node.name:  # memory
                 del out.whole[name], out.cut[name]
     for name in graph.outputs:
-        mine, other = kept(cut, name, out.whole[name]), out.cut[name]
-        assert mine.shape == other.shape
-        if mine.is_floating_point():
-            assert mine.isfinite().all()
-            scale = mine.abs().max().clamp_min(1e-6)
-            out.error = max(out.error, float((mine - other).abs().max() / scale))
-        else:
-            assert torch.equal(mine, other)
+        _compare(out, kept(cut, name, out.whole[name]), out.cut[name])
     return out
+
+
+def _compare(out: Run, mine: torch.Tensor, other: torch.Tensor) -> None:
+    """Note the relative difference of an output."""
+    assert mine.shape == other.shape
+    if not mine.is_floating_point():
+        assert torch.equal(mine, other)
+        return
+    alive = mine.isfinite()
+    assert torch.equal(alive, other.isfinite())
+    out.finite &= bool(alive.all())
+    if alive.any():
+        scale = mine[alive].abs().max().clamp_min(1e-6)
+        out.error = max(out.error, float((mine - other)[alive].abs().max() / scale))
 
 
 def _shape(deps: DependencyGraph, name: str) -> Sequence[int]:
@@ -128,6 +148,8 @@ def _spread(
 ) -> torch.Tensor:
     """A tensor of the whole size with random numbers where nothing is kept."""
     out = torch.randn(tuple(_shape(deps, name)), generator=generator).to(small.dtype)
+    if not out.dim():
+        return small
     index = [torch.from_numpy(k) if (k := cut.kept(name, a)) is not None else torch.arange(n)
              for a, n in enumerate(out.shape)]  # fmt: skip
     out[torch.meshgrid(*index, indexing="ij")] = small
