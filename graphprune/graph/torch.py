@@ -18,6 +18,7 @@ from graphprune.graph.torch_capture import captured, functional
 from graphprune.graph.torch_known import known_values
 from graphprune.graph.torch_nodes import Names, neutral_nodes, values_of
 from graphprune.graph.torch_opaque import Mark
+from graphprune.graph.torch_record import Recording
 from graphprune.graph.torch_types import array_of, dtype_name
 
 
@@ -33,6 +34,7 @@ class Traced:
         kwargs: Example inputs by keyword.
         placeholders: Name in the state_dict by the name of the graph's placeholder.
         tied: Name that the neutral graph uses by every other name of the same tensor.
+        recording: What the module and its graph do, where that was recorded.
     """
 
     module: nn.Module
@@ -42,6 +44,7 @@ class Traced:
     kwargs: Mapping[str, Any]
     placeholders: Mapping[str, str]
     tied: Mapping[str, str] = field(default_factory=dict)
+    recording: Recording | None = field(default=None, repr=False)
 
     def black_box(self, node: Node) -> TorchBox:
         """A node's operator, to be run on any inputs."""

@@ -10,20 +10,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
 from graphprune.graph.model import Graph
-from graphprune.graph.torch_capture import evaluation
-from graphprune.graph.torch_record import Recorder, graph_events, node_places, record, unlifted
+from graphprune.graph.torch_align import node_places
+from graphprune.graph.torch_record import Recorder, Recording, recorded
 
 _SHAPED = {"view", "reshape", "expand", "unflatten"}
 _PARTS = {"split", "split_with_sizes"}
 _EVENLY = "parts of one size"
 _EVEN = ("aten.chunk", "aten.split.Tensor", "aten.tensor_split")
 Key = tuple[str, str]
+Call = tuple[int, str, int, Mapping[int, Key]]
 
 
 class _Number(int):
@@ -42,7 +44,7 @@ class _Calls(TorchFunctionMode):
     """
 
     recorder: Recorder
-    found: list[tuple[int, str, int, Mapping[int, Key]]] = field(default_factory=list)
+    found: list[Call] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -83,9 +85,24 @@ def with_equal_sizes(graph: Graph) -> Graph:
         for node in graph.nodes
         if node.key.startswith(_EVEN) and (axis := int(node.attrs.get("dim", 0))) is not None
     )
-    said = () if isinstance(graph.source.module, fx.GraphModule) else tuple(_said(graph))
+    traced = graph.source
+    said: tuple[tuple[tuple[str, int], ...], ...] = ()
+    if not isinstance(traced.module, fx.GraphModule):
+        calls: list[_Calls] = []
+        recording = recorded(
+            traced.module, traced.program, traced.args, traced.kwargs, partial(_watched, traced, calls)
+        )
+        said = tuple(_said(graph, recording, calls[-1].found))
+        graph = replace(graph, source=replace(traced, recording=recording))
     sets = [_same_size(graph, places) for places in (*parts, *said)]
     return replace(graph, equal=tuple(s for s in sets if len(s) > 1))
+
+
+@contextmanager
+def _watched(traced: Any, calls: list[_Calls], recorder: Recorder) -> Iterator[None]:
+    calls.append(_Calls(recorder))
+    with _marked(traced.module), calls[-1]:
+        yield
 
 
 def _same_size(graph: Graph, places: Sequence[tuple[str, int]]) -> tuple[tuple[str, int], ...]:
@@ -99,20 +116,12 @@ def _same_size(graph: Graph, places: Sequence[tuple[str, int]]) -> tuple[tuple[s
     return tuple(out)
 
 
-def _said(graph: Graph) -> Iterator[tuple[tuple[str, int], ...]]:
+def _said(graph: Graph, recording: Recording, calls: Sequence[Call]) -> Iterator[tuple[tuple[str, int], ...]]:
     """For every attribute that says sizes, the axes that it says."""
-    traced = graph.source
-    seen, before = Recorder(), Recorder()
-    calls = _Calls(seen)
-    with evaluation(traced.module), _marked(traced.module), calls:
-        record(traced.module, traced.args, traced.kwargs, seen)
-    if not calls.found:
-        return
-    graph_events(unlifted(traced.program), traced.args, traced.kwargs, before)
-    known, _ = node_places(seen, before)
+    known, _ = node_places(recording.seen, recording.before)
     nodes = {node.name: node for node in graph.nodes}
     by_key: dict[Key, list[tuple[str, int]]] = {}
-    for place, name, dim, marked in calls.found:
+    for place, name, dim, marked in calls:
         node = nodes.get(known.get(place, ""))
         if node is None:
             continue

@@ -7,9 +7,8 @@ tells which module holds a size that is no longer right.
 from __future__ import annotations
 
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,14 +21,13 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from graphprune.graph.torch_capture import whole_attention
+from graphprune.graph.torch_capture import evaluation, whole_attention
 
 _SILENT = {"detach", "alias", "lift_fresh", "lift_fresh_copy", "_assert_tensor_metadata", "_assert_async"}
 _FLOATS = float, complex
 _STARTS = {"slice": 2, "select": 2, "narrow": 2, "slice_scatter": 3, "select_scatter": 3}
 _LAYOUT = {"view", "expand", "unsqueeze", "squeeze", "clone", "_unsafe_view", "permute", "transpose", "slice", "t"}
 _SKIPPED = 8
-_APART, _AGAIN = 80, 4  # how far two lists may differ, and how many equal calls bring them together again
 Event = tuple[Any, ...]
 
 
@@ -47,6 +45,7 @@ class Recorder:
         place: How much of what is expected has come.
         events: What was seen.
         makers: Name of the node that made each call, where a graph runs.
+        stacks: Paths of the modules that ran at each call.
         node: The node that is running.
         stack: Paths of the modules that are running.
     """
@@ -56,6 +55,7 @@ class Recorder:
     place: int = 0
     events: list[Event] = field(default_factory=list)
     makers: list[str] = field(default_factory=list)
+    stacks: list[tuple[str, ...]] = field(default_factory=list)
     node: str = ""
     stack: list[str] = field(default_factory=list)
 
@@ -71,6 +71,15 @@ class Recorder:
             self.place = self._after(event, self.expected)
         self.events.append(event)
         self.makers.append(self.node)
+        self.stacks.append(tuple(self.stack))
+
+    def without(self, opaque: frozenset[str]) -> Recorder:
+        """What was seen outside some modules."""
+        out = Recorder(opaque=opaque)
+        for event, node, stack in zip(self.events, self.makers, self.stacks, strict=True):
+            out.node, out.stack = node, list(stack)
+            out.add(event)
+        return out
 
     def _after(self, event: Event, expected: Sequence[Event]) -> int:
         """Place behind the expected call that this is; a forward may skip views that change nothing any more.
@@ -128,13 +137,15 @@ def named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from module.named_buffers(remove_duplicate=False)
 
 
-def record(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], recorder: Recorder) -> str | None:
-    """Run a module on fake tensors.
+def record(
+    module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], recorder: Recorder, *, quick: bool
+) -> str | None:
+    """Run a module without computing anything.
 
     Returns:
         Path of the module in which it went wrong, None when the run ended.
     """
-    with _fake() as fake, _scopes(module, recorder):
+    with _nothing_computed(quick) as fake, _scopes(module, recorder):
         state = {n: fake(t) for n, t in named_tensors(module)}
         given = tree_map(lambda v: fake(v) if isinstance(v, Tensor) else v, (tuple(args), dict(kwargs)))
         try:
@@ -148,10 +159,19 @@ def record(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], re
 class _Marked(fx.Interpreter):
     """Runs a graph and tells a recorder from which modules its nodes came."""
 
-    def __init__(self, graph: fx.GraphModule, recorder: Recorder, fake: Callable[[Tensor], Tensor]) -> None:
+    def __init__(
+        self, graph: fx.GraphModule, recorder: Recorder, fake: Callable[[Tensor], Tensor], *, quick: bool
+    ) -> None:
         super().__init__(graph)
+        self.quick = quick
         self.recorder = recorder
         self.fake = fake
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """Run an operator; what it makes lies where everything else does."""
+        if self.quick and "device" in kwargs:
+            kwargs = {**kwargs, "device": torch.device("meta")}
+        return super().call_function(target, args, kwargs)
 
     def fetch_attr(self, target: str) -> Any:
         """A tensor of the graph, as a fake one."""
@@ -174,84 +194,33 @@ def unlifted(program: ExportedProgram) -> fx.GraphModule:
     return module
 
 
-def graph_events(graph: fx.GraphModule, args: Sequence[Any], kwargs: Mapping[str, Any], recorder: Recorder) -> None:
+def graph_events(
+    graph: fx.GraphModule, args: Sequence[Any], kwargs: Mapping[str, Any], recorder: Recorder, *, quick: bool
+) -> None:
     """Record what a graph does, its tensors being its own attributes."""
-    with _fake() as fake:
+    with _nothing_computed(quick) as fake:
         given = tree_map(lambda v: fake(v) if isinstance(v, Tensor) else v, (tuple(args), dict(kwargs)))
         flat = graph.graph.process_inputs(*given[0], **given[1])
         with _Watch(recorder):
-            _Marked(graph, recorder, fake).run(*flat, enable_io_processing=False)
-
-
-def expected_events(seen: Recorder, before: Recorder, after: Recorder) -> list[Event]:
-    """What a module is to do once it is cut.
-
-    A module may do more when it runs than what was captured of it, such as checks that are skipped while capturing:
-    of these calls the operator alone has to stay.
-
-    Args:
-        seen: What the original module does.
-        before: What its graph does.
-        after: What the pruned graph does.
-    """
-    cut: dict[str, list[Event]] = {}
-    for node, event in zip(after.makers, after.events, strict=True):
-        cut.setdefault(node, []).append(event)
-    known, inside = node_places(seen, before)
-    out: list[Event] = []
-    for i, event in enumerate(seen.events):
-        if i in known:
-            out.extend(cut.get(known[i], []))
-        elif i not in inside:
-            out.append(event[:1])
-    return out
-
-
-def node_places(seen: Recorder, before: Recorder) -> tuple[dict[int, str], set[int]]:
-    """Where the nodes of a graph lie in what its module does.
-
-    Returns:
-        By place in what was seen the node all of whose calls begin there, and the places of their other calls.
-    """
-    size, first = Counter(before.makers), {node: j for j, node in reversed(list(enumerate(before.makers)))}
-    known: dict[int, str] = {}
-    inside: set[int] = set()
-    for i, j in _aligned(seen.events, before.events):
-        node = before.makers[j]
-        if first[node] == j and seen.events[i : i + size[node]] == before.events[j : j + size[node]]:
-            known[i] = node
-            inside.update(range(i + 1, i + size[node]))
-    return known, inside
-
-
-def _aligned(a: Sequence[Event], b: Sequence[Event]) -> Iterator[tuple[int, int]]:
-    """Pairs of places of calls that are the same in both, in order."""
-    i = j = 0
-    while i < len(a) and j < len(b):
-        if a[i] == b[j]:
-            yield i, j
-            i, j = i + 1, j + 1
-            continue
-        steps = ((k, n - k) for n in range(1, _APART) for k in range(n + 1))
-        found = next(((k, m) for k, m in steps if a[i + k : i + k + _AGAIN] == b[j + m : j + m + _AGAIN] != []), None)
-        if found is None:
-            return
-        i, j = i + found[0], j + found[1]
+            _Marked(graph, recorder, fake, quick=quick).run(*flat, enable_io_processing=False)
 
 
 @contextmanager
-def _fake() -> Iterator[Callable[[Tensor], Tensor]]:
-    """A mode in which nothing is computed, and what makes fake tensors in it (of one tensor always the same)."""
+def _nothing_computed(quick: bool) -> Iterator[Callable[[Tensor], Tensor]]:  # noqa: FBT001
+    """A mode in which nothing is computed, and what makes tensors for it (of one tensor always the same).
+
+    ``quick`` puts all tensors on the meta device, which some forwards do not stand; else they are fake tensors.
+    """
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     made: dict[int, Tensor] = {}
 
-    def fake(tensor: Tensor) -> Tensor:
+    def empty(tensor: Tensor) -> Tensor:
         if id(tensor) not in made:
-            made[id(tensor)] = mode.from_tensor(tensor.detach())
+            made[id(tensor)] = tensor.detach().to("meta") if quick else mode.from_tensor(tensor.detach())
         return made[id(tensor)]
 
-    with mode, torch.no_grad(), whole_attention():
-        yield fake
+    with torch.device("meta") if quick else mode, torch.no_grad(), whole_attention():
+        yield empty
 
 
 @contextmanager
@@ -271,3 +240,49 @@ def _scopes(module: nn.Module, recorder: Recorder) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What a module and its graph do.
+
+    Attributes:
+        seen: What the module does.
+        before: What its graph does.
+        quick: Whether it runs on the meta device.
+        complete: Whether it ran to its end.
+    """
+
+    seen: Recorder
+    before: Recorder
+    quick: bool
+    complete: bool
+
+
+def recorded(
+    module: nn.Module,
+    program: ExportedProgram,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    around: Callable[[Recorder], AbstractContextManager[Any]] = nullcontext,
+) -> Recording:
+    """Record a module, in evaluation mode, and its graph.
+
+    Args:
+        module: The module.
+        program: Its program.
+        args: Inputs.
+        kwargs: Inputs by keyword.
+        around: What the module's run is wrapped in, given the recorder.
+    """
+    for quick in (True, False):
+        seen, before = Recorder(), Recorder()
+        try:
+            with evaluation(module), around(seen):
+                fault = record(module, args, kwargs, seen, quick=quick)
+            graph_events(unlifted(program), args, kwargs, before, quick=quick)
+        except Exception:
+            fault = "its graph"
+        if fault is None:
+            break
+    return Recording(seen, before, quick, fault is None)

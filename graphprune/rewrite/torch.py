@@ -13,16 +13,9 @@ from torch.utils._pytree import tree_leaves
 from graphprune.coupling.box import Box
 from graphprune.coupling.cut import Cut
 from graphprune.errors import InputError
+from graphprune.graph.torch_align import expected_events
 from graphprune.graph.torch_capture import evaluation
-from graphprune.graph.torch_record import (
-    Event,
-    Recorder,
-    expected_events,
-    graph_events,
-    named_tensors,
-    record,
-    unlifted,
-)
+from graphprune.graph.torch_record import Recorder, graph_events, named_tensors, record, recorded
 from graphprune.plan import Plan
 from graphprune.rewrite.torch_attention import PrunedMultiheadAttention
 from graphprune.rewrite.torch_attributes import Search, Setting, apply_setting
@@ -128,11 +121,17 @@ def _same_class(
     except InputError as refusal:
         return None, (), str(refusal)
     opaque = frozenset(p for p, m in module.named_modules() if isinstance(m, PrunedMultiheadAttention))
-    expected = _expected(cut, graph, opaque)
+    recording = traced.recording or recorded(traced.module, traced.program, traced.args, traced.kwargs)
+    if not recording.complete:
+        return None, (), "it does not run without values"
+    after = Recorder()
+    graph_events(graph, traced.args, traced.kwargs, after, quick=recording.quick)
+    seen, before, after = (r.without(opaque) for r in (recording.seen, recording.before, after))
+    expected = expected_events(seen, before, after)
 
     def run() -> tuple[int, str | None]:
         recorder = Recorder(expected, opaque)
-        fault = record(module, traced.args, traced.kwargs, recorder)
+        fault = record(module, traced.args, traced.kwargs, recorder, quick=recording.quick)
         if fault is None and recorder.place < len(expected):
             fault = ""
         return recorder.place, fault
@@ -144,17 +143,6 @@ def _same_class(
         if found and not _agree(module, graph, traced.args, traced.kwargs):
             found, why = False, "it gives other values than its graph"
     return (module if found else None), tuple(search.settings.values()), why
-
-
-def _expected(cut: Cut, graph: PrunedGraph, opaque: frozenset[str]) -> list[Event]:
-    """What the pruned module is to do."""
-    traced = cut.deps.source.source
-    seen, before, after = (Recorder(opaque=opaque) for _ in range(3))
-    with evaluation(traced.module):
-        record(traced.module, traced.args, traced.kwargs, seen)
-    graph_events(unlifted(traced.program), traced.args, traced.kwargs, before)
-    graph_events(graph, traced.args, traced.kwargs, after)
-    return expected_events(seen, before, after)
 
 
 def _sizes(cut: Cut) -> dict[str, dict[int, frozenset[int]]]:

@@ -79,10 +79,22 @@ def pruned_graph(cut: Cut, boxes: Boxes) -> PrunedGraph:
         change = cut.edit(node)
         if change is not None:
             _apply(module, places[node.name], node, change)
+    _trainable(module.graph)
     module.graph.lint()
     module.recompile()
     module.training = False
     return module
+
+
+def _trainable(graph: fx.Graph) -> None:
+    """Copies that have no gradient, as what they give: the source in the type and size of the target."""
+    for node in graph.find_nodes(op="call_function", target=torch.ops.aten.copy.default):
+        target, source = node.args[:2]
+        with graph.inserting_before(node):
+            cast = graph.call_function(torch.ops.aten.type_as.default, (source, target))
+            wide = graph.call_function(torch.ops.aten.expand_as.default, (cast, target))
+        node.replace_all_uses_with(wide)
+        graph.erase_node(node)
 
 
 def _slice(module: nn.Module, boxes: Boxes, tied: Mapping[str, str]) -> None:
