@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from graphprune.api import Result, analyze, apply, load, plan, prune, save, slice_optimizer, trace, verify
+    from graphprune.checkpoints import channel_map, restore, scatter
     from graphprune.errors import GraphPruneError
     from graphprune.graph.custom import custom_ops
     from graphprune.plan import Plan
@@ -24,6 +25,7 @@ __version__ = "0.1.0"
 _HOME = {
     **dict.fromkeys(("Result", "analyze", "apply", "load", "plan", "prune", "save", "verify"), "graphprune.api"),
     **dict.fromkeys(("slice_optimizer", "trace"), "graphprune.api_torch"),
+    **dict.fromkeys(("channel_map", "restore", "scatter"), "graphprune.checkpoints"),
     "GraphPruneError": "graphprune.errors",
     "Plan": "graphprune.plan",
     "custom_ops": "graphprune.graph.custom",
@@ -36,13 +38,16 @@ __all__ = [
     "Result",
     "analyze",
     "apply",
+    "channel_map",
     "custom_ops",
     "load",
     "plan",
     "profile",
     "prune",
     "register",
+    "restore",
     "save",
+    "scatter",
     "slice_optimizer",
     "trace",
     "verify",

@@ -6,9 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import onnx_ir as ir
+
 from graphprune.api_torch import carried_out_inplace, is_torch, slice_optimizer, trace, traced_module
 from graphprune.budget.planner import Planner
 from graphprune.budget.targets import Amount
+from graphprune.checkpoints import apply_plan, as_plan, save_module
 from graphprune.coupling.groups import DependencyGraph
 from graphprune.coupling.groups import analyze as _analyze
 from graphprune.dialect import dialect_of
@@ -19,7 +22,10 @@ from graphprune.graph.onnx import Source
 from graphprune.graph.onnx import load as _load
 from graphprune.importance.base import Criterion
 from graphprune.plan import Plan, is_lossless
-from graphprune.rewrite.files import check_output, save
+from graphprune.rewrite.checkpoint import is_checkpoint
+from graphprune.rewrite.files import check_output
+from graphprune.rewrite.files import save as _save
+from graphprune.rewrite.shards import INDEX
 from graphprune.rules import has_rule
 from graphprune.search import Progress, Result, folded_cut, replay, search
 from graphprune.verify.compare import Verdict
@@ -138,21 +144,53 @@ def plan(
     return Planner.from_options(deps, options).plan()
 
 
-def apply(source: Source | Graph, plan: Plan | str | Path, *, example_inputs: Any = None) -> Any:
+def apply(source: Any, plan: Any, output: str | Path | None = None, *, example_inputs: Any = None) -> Any:
     """Carry out a plan; pure: the source is not changed, nothing is verified.
 
+    Args:
+        source: A model, module or loaded graph; or a checkpoint: path of a .safetensors, .safetensors.index.json, .pt
+            or .pth file or of a Hugging Face folder, or a state dict. Source and plan may come in either order.
+        plan: The plan, or its path.
+        output: Where a smaller checkpoint goes.
+        example_inputs: Inputs of a module.
+
     Returns:
-        The pruned ``onnx_ir.Model``, or module.
+        The pruned model or module; for the path of a checkpoint what became of it, for a state dict a new one.
 
     Raises:
-        InputError: The plan does not fit the model.
+        InputError: The plan does not fit, or a file cannot be read or written.
     """
-    ready = plan if isinstance(plan, Plan) else Plan.read(plan)
+    if isinstance(source, Plan | Result) or (isinstance(source, str | Path) and Path(source).suffix == ".json"):
+        source, plan = (plan, source) if not str(source).endswith(INDEX) else (source, plan)
+    if isinstance(source, Mapping) or (isinstance(source, str | Path) and is_checkpoint(Path(source))):
+        return apply_plan(plan, source, output)
+    if output is not None:
+        raise InputError("a model is returned, not written: leave out the output and use save")
+    ready = as_plan(plan)
     deps = analyze(source, example_inputs=example_inputs, allow_io=ready.allow_io)
     dialect = dialect_of(deps.source)
     model = dialect.rewrite(folded_cut(deps, ready))
     dialect.stamp(model, ready, verified=False)
     return model
+
+
+def save(model: Any, path: str | Path, *, like: ir.Model | None = None) -> None:
+    """Write a pruned model.
+
+    Args:
+        model: A pruned ``onnx_ir.Model``, written to a file; or a pruned module, written as safetensors and plan to a
+            folder, from which :func:`graphprune.restore` makes it again. A result of ``prune`` stands for its model.
+        path: The file or folder.
+        like: The original ONNX model: its style of external data is kept, its files are safe.
+
+    Raises:
+        InputError: The folder cannot be written, or files of the original would be overwritten.
+    """
+    model = model.model if isinstance(model, Result) else model
+    if isinstance(model, ir.Model):
+        _save(model, path, like=like)
+    else:
+        save_module(model, path)
 
 
 def verify(

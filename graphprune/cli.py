@@ -137,10 +137,12 @@ def apply(
 ) -> None:
     """Carry out a plan on a model with the same names, such as a later checkpoint.
 
+    Checkpoints without a graph are .safetensors, .safetensors.index.json, .pt or .pth files and Hugging Face folders.
+
     Args:
         plan: The plan.
-        model: The ONNX file; never changed.
-        output: Where the smaller one goes.
+        model: The ONNX file or checkpoint; never changed.
+        output: Where the smaller one goes: a file of the same kind, or a new folder.
         data: Samples for verification, beside random ones: a .npz or .npy file, stacked on axis 0.
         input_shape: Sizes for an input with dynamic axes: x:1,3,224,224. Repeatable.
         no_verify: Do not compare the result with the masked original; it is marked UNVERIFIED then.

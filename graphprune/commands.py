@@ -15,10 +15,11 @@ from graphprune.graph.model import Array, Graph
 from graphprune.graph.onnx import external_files
 from graphprune.plan import Plan
 from graphprune.recipe import Recipe, parse_shapes
-from graphprune.report.models import AnalysisReport, PruneReport, VerifyReport
+from graphprune.report.models import AnalysisReport, CheckpointReport, FieldChange, PruneReport, VerifyReport
 from graphprune.report.profile import ProfileReport
 from graphprune.report.profile import profile as _profile
 from graphprune.report.summary import analysis, blocked_axes, checked, cost, disk_bytes, group_cuts, io_cuts
+from graphprune.rewrite.checkpoint import is_checkpoint, shrink
 from graphprune.rewrite.files import check_output, save, staged
 
 Step = Callable[[str], None]
@@ -55,8 +56,12 @@ def prune(model: Path, output: Path, recipe: Recipe, step: Step, *, given: Path 
 
 def apply(
     plan: Path, model: Path, output: Path, *, data: Path | None, input_shape: tuple[str, ...], verify: bool, step: Step
-) -> PruneReport:
+) -> PruneReport | CheckpointReport:
     """Carry out a plan on a file and write the result and its report."""
+    if is_checkpoint(model):
+        if data is not None or input_shape or not verify:
+            raise InputError(f"{model}: a checkpoint cannot be run; leave out --data, --input-shape and --no-verify")
+        return apply_checkpoint(plan, model, output, step)
     check_output(output, model, plan)
     ready = Plan.read(plan)
     step("load")
@@ -68,6 +73,27 @@ def apply(
         stem = output.name.removesuffix(".onnx")
         _text(folder / f"{stem}.report.json", report.model_dump_json(indent=1) + "\n")
     return report
+
+
+def apply_checkpoint(plan: Path, source: Path, output: Path, step: Step) -> CheckpointReport:
+    """Carry out a plan on a checkpoint and write the result; into a folder the plan goes along."""
+    if not source.is_dir():
+        check_output(output, plan)
+    ready = Plan.read(plan)
+    step("write")
+    made = shrink(ready, source, output, partial(step, DONE))
+    fields = (*made.fields.changed, *made.fields.left)
+    return CheckpointReport(
+        model=str(source),
+        output=str(output),
+        tensors=len(made.before),
+        cut=len(made.cut),
+        params=made.params,
+        bytes=(made.bytes_before, made.bytes_after),
+        config=tuple(FieldChange(name=f.name, old=f.old, new=f.new, reason=f.reason) for f in fields),
+        notes=made.notes,
+        files=made.files,
+    )
 
 
 def plan(model: Path, output: Path, recipe: Recipe, step: Step) -> PruneReport:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,11 +14,12 @@ from graphprune.algebra.axis import Ids
 from graphprune.coupling.cut import Cut, Mask
 from graphprune.coupling.factor import numbered
 from graphprune.coupling.fibres import Chosen, fibred
-from graphprune.coupling.groups import DependencyGraph, Group
+from graphprune.coupling.groups import DependencyGraph
 from graphprune.errors import InputError
 from graphprune.rules.edit import Kept
 
 VERSION = 1
+_OPTIONAL = ("io", "blocks", "shapes", "tied", "widths", "transient", "attributes")
 Listed = list[int] | list[list[int]]
 
 
@@ -35,6 +36,20 @@ class PlannedFibre(BaseModel):
 
     removed: tuple[int, ...]
     blocks: tuple[tuple[int, ...], ...]
+
+
+class PlannedBlocks(BaseModel):
+    """Where the blocks of a weight axis lie that loses other positions in every block.
+
+    Attributes:
+        axis: The axis of the same weight that tells the blocks apart.
+        of: Number of the block of each of its positions; empty where the blocks are runs of equal length.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    axis: int
+    of: tuple[int, ...] = ()
 
 
 class PlannedGroup(BaseModel):
@@ -69,6 +84,12 @@ class Plan(BaseModel):
         weights: Removed positions per weight and axis, ascending; a list of them for each block where every
             block loses its own. A shared constant has an entry per use, "name@node:input".
         io: Removed positions per axis of graph inputs and outputs that were allowed to shrink.
+        blocks: Where the blocks lie of weight axes that list their positions per block.
+        shapes: Sizes of all weights of the original but scalars: what a checkpoint has to match.
+        tied: Further names that a state dict has for a weight, with the name that stands here.
+        widths: Per kind of group and number of units the numbers left, over all groups of that kind and size.
+        transient: Weights that no checkpoint holds: buffers that are not saved.
+        attributes: What else is set in the pruned module: module path → attribute → value.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -80,6 +101,12 @@ class Plan(BaseModel):
     groups: tuple[PlannedGroup, ...] = ()
     weights: dict[str, dict[int, Listed]] = {}
     io: dict[str, dict[int, list[int]]] = {}
+    blocks: dict[str, dict[int, PlannedBlocks]] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    tied: dict[str, str] = {}
+    widths: dict[str, dict[int, tuple[int, ...]]] = {}
+    transient: tuple[str, ...] = ()
+    attributes: dict[str, dict[str, Any]] = {}
 
     @property
     def allow_io(self) -> tuple[str, ...]:
@@ -92,9 +119,12 @@ class Plan(BaseModel):
         lines = [f" {json.dumps(k)}: {json.dumps(data[k])}" for k in ("version", "recipe", "before", "after")]
         groups = ",\n".join(f"  {json.dumps(g)}" for g in data["groups"])
         lines.append(f' "groups": [\n{groups}\n ]')
-        for part in ("weights", "io") if data["io"] else ("weights",):
-            entries = ",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in data[part].items())
-            lines.append(f' "{part}": {{\n{entries}\n }}')
+        for part in ("weights", *(p for p in _OPTIONAL if data[p])):
+            if isinstance(data[part], dict):
+                entries = ",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in data[part].items())
+                lines.append(f' "{part}": {{\n{entries}\n }}')
+            else:
+                lines.append(f' "{part}": {json.dumps(data[part])}')
         return "{\n" + ",\n".join(lines) + "\n}\n"
 
     @classmethod
@@ -120,51 +150,7 @@ def is_lossless(plan: Plan) -> bool:
     return bool(plan.recipe.get("lossless", False))
 
 
-def make_plan(
-    deps: DependencyGraph,
-    units: Ids,
-    *,
-    recipe: Mapping[str, Any],
-    before: Mapping[str, int],
-    after: Mapping[str, int],
-) -> Plan:
-    """Write down the removal of units."""
-    cut = deps.cut(units)
-    groups = []
-    for group in deps.groups:
-        gone = np.flatnonzero(cut.removed[group.units])
-        if gone.size:
-            removed, fibres = tuple(gone.tolist()), tuple(_planned_fibres(deps, group, cut))
-            groups.append(
-                PlannedGroup(name=group.name, size=group.size, kind=group.kind, removed=removed, fibres=fibres)
-            )
-    weights: dict[str, dict[int, Listed]] = {}
-    for name, axis, labels in deps.weight_axes():
-        listed = _listed(cut, name, axis, labels.n)
-        if listed:
-            weights.setdefault(name, {})[axis] = listed
-    return Plan(
-        recipe=dict(recipe),
-        before=dict(before),
-        after=dict(after),
-        groups=tuple(groups),
-        weights=weights,
-        io=cut.io(),
-    )
-
-
-def _planned_fibres(deps: DependencyGraph, group: Group, cut: Cut) -> Iterator[PlannedFibre]:
-    """For the factors of a group that blocks choose from: which offsets leave in every block."""
-    place = numbered(group.units, deps.state.store.count)
-    for chosen in deps.chosen:
-        ranks = np.flatnonzero(cut.removed[chosen.factor.units])
-        if chosen.factor.group == group.name and ranks.size:
-            numbers = place[chosen.factor.units]
-            blocks = tuple(tuple(row) for row in numbers[chosen.members(ranks)].tolist())
-            yield PlannedFibre(removed=tuple(numbers[ranks].tolist()), blocks=blocks)
-
-
-def _listed(cut: Cut, name: str, axis: int, size: int) -> Listed:
+def positions(cut: Cut, name: str, axis: int, size: int) -> Listed:
     """Removed positions of a weight axis, per block where it is ragged; empty when nothing leaves."""
     kept, ragged = cut.kept(name, axis), cut.ragged(name, axis)
     if kept is None:
@@ -284,7 +270,7 @@ def _check_fit(plan: Plan, cut: Cut) -> None:
             size = shape[axis] if axis < len(shape) else 0
             if kept is not None and not len(kept):
                 raise InputError(f"{source.name}: the plan removes all {size} positions of weight {name} axis {axis}")
-            if axis >= len(shape) or _ascending(listed) != _listed(cut, name, axis, size):
+            if axis >= len(shape) or _ascending(listed) != positions(cut, name, axis, size):
                 raise InputError(
                     f"{source.name}: the plan's cut of weight {name} axis {axis} does not fit this model's couplings;"
                     " it was made for another graph"

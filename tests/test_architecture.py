@@ -32,6 +32,7 @@ FLOW = [
     "integrations",
     "dialect",
     "search",
+    "checkpoints",
     "api_torch",
     "api",
     "recipe",

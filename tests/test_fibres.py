@@ -13,10 +13,11 @@ from onnx import ModelProto, numpy_helper
 
 from graphprune import api
 from graphprune.api import load
+from graphprune.budget.record import make_plan
 from graphprune.coupling.fibres import Chosen, fibred
 from graphprune.errors import InputError
 from graphprune.importance.fibres import ranked
-from graphprune.plan import Plan, make_plan, planned_cut
+from graphprune.plan import Plan, planned_cut
 from graphprune.rewrite.onnx import rewrite
 from graphprune.verify.compare import verify_cut
 from tests.cuts import pruned_and_checked, random_cut, random_fibres

@@ -10,6 +10,7 @@ import numpy as np
 
 from graphprune.algebra.axis import Ids
 from graphprune.budget.lossless import dead_units, lossless_units
+from graphprune.budget.record import make_plan
 from graphprune.budget.selection import allowed_units
 from graphprune.budget.solver import solve
 from graphprune.budget.targets import Constraints, Targets
@@ -21,7 +22,7 @@ from graphprune.errors import InputError, NothingToPruneError
 from graphprune.folding.analysis import Folding
 from graphprune.importance.base import Criterion, score
 from graphprune.importance.fibres import ranked
-from graphprune.plan import Plan, make_plan
+from graphprune.plan import Plan
 
 
 class Planner:

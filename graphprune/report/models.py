@@ -187,6 +187,52 @@ class PruneReport(_Value):
     io: tuple[IoCut, ...] = ()
 
 
+class FieldChange(_Value):
+    """An entry of a config.json.
+
+    Attributes:
+        name: Path to it.
+        old: Its value.
+        new: Its value now.
+        reason: Why it could not follow the weights, "" where it did.
+    """
+
+    name: str
+    old: Any
+    new: Any
+    reason: str = ""
+
+
+class CheckpointReport(_Value):
+    """What ``apply`` reports of a checkpoint.
+
+    Attributes:
+        graphprune: Version of this package.
+        verb: What was done.
+        model: The original.
+        output: What was written.
+        tensors: Number of tensors.
+        cut: How many of them got smaller.
+        params: Elements before and after.
+        bytes: Bytes of the tensors before and after.
+        config: Entries of config.json that changed or could not follow.
+        notes: What else to know.
+        files: Names of the written files.
+    """
+
+    graphprune: str = graphprune.__version__
+    verb: str = "apply"
+    model: str
+    output: str
+    tensors: int
+    cut: int
+    params: tuple[int, int]
+    bytes: tuple[int, int]
+    config: tuple[FieldChange, ...] = ()
+    notes: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+
+
 class AnalysisReport(_Value):
     """What ``analyze`` reports.
 

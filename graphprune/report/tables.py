@@ -15,7 +15,9 @@ from graphprune.report.models import (
     AnalysisReport,
     BlockedAxis,
     Check,
+    CheckpointReport,
     Cost,
+    FieldChange,
     GroupCut,
     GroupInfo,
     IoCut,
@@ -87,6 +89,17 @@ def _profile(report: ProfileReport, rows: int | None = _ROWS) -> RenderableType:
 
 
 @render.register
+def _checkpoint(report: CheckpointReport, rows: int | None = _ROWS) -> RenderableType:
+    table = _table("", "", "before", "after", "remains")
+    for title, form, (old, new) in (("parameters", _amount, report.params), ("size", _bytes, report.bytes)):
+        table.add_row(title, form(old), form(new), f"{new / old:.1%}" if old else "")
+    parts: list[RenderableType] = [_heading(f"{report.model} -> {report.output}"), table]
+    parts.append(Text(f"{report.cut} of {report.tensors} tensors cut; a checkpoint cannot be run, so none is verified"))
+    parts += _config(report.config, rows)
+    return Group(*parts, *(Text(note, "yellow") for note in report.notes))
+
+
+@render.register
 def _verify(report: VerifyReport, rows: int | None = _ROWS) -> RenderableType:  # noqa: ARG001 - one signature
     return Group(_heading(f"{report.model} -> {report.pruned}"), _verdict(report.check))
 
@@ -131,6 +144,17 @@ def _cuts(cuts: Sequence[GroupCut], before: Cost, rows: int | None, title: str) 
         table.add_row(cut.name, cut.kind, f"{cut.size} -> {cut.kept}", macs, params)
     yield table
     yield from _more(len(cuts), rows)
+
+
+def _config(fields: Sequence[FieldChange], rows: int | None) -> Iterator[RenderableType]:
+    if not fields:
+        return
+    table = _table("config.json", "field", "before", "after", "reason")
+    for f in _some(fields, rows):
+        new = "left" if f.reason else str(f.new)
+        table.add_row(f.name, "-" if f.old is None else str(f.old), new, f.reason)
+    yield table
+    yield from _more(len(fields), rows)
 
 
 def _facts(report: AnalysisReport) -> Table:
