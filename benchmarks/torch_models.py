@@ -50,4 +50,6 @@ def _shape(kind: str, name: str) -> tuple[int, ...]:
     if kind == "video":
         frames, size = _CLIP.get(name, (8, 112))
         return 1, 3, frames, size, size
-    return 1, 3, *((299, 299) if name == "inception_v3" else (224, 224))
+    if name == "inception_v3":  # whose auxiliary classifier normalises one position per image in training
+        return 2, 3, 299, 299
+    return 1, 3, 224, 224

@@ -50,7 +50,8 @@ def trace(
             whole.
 
     Returns:
-        The graph; weights have their state_dict names. Sizes that the module says with one number stay equal.
+        The graph; weights have their state_dict names. Sizes that the module says with one number stay equal, and
+        what only training reads stays whole.
 
     Raises:
         InputError: PyTorch is not installed, torch.export cannot capture the module, or it does not run.
@@ -58,12 +59,13 @@ def trace(
     try:
         from graphprune.graph.torch import trace as read
         from graphprune.graph.torch_numbers import with_equal_sizes
+        from graphprune.graph.torch_training import with_training_kept
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "torch":
             raise
         raise InputError(_MISSING) from None
     graph = read(module, example_inputs, kwargs, name=name, dynamic_shapes=dynamic_shapes, opaque=opaque)
-    return with_equal_sizes(graph)
+    return with_training_kept(with_equal_sizes(graph))
 
 
 def traced_module(graph: Graph) -> Any:

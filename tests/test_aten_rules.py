@@ -10,11 +10,12 @@ torch = pytest.importorskip("torch")
 from graphprune.algebra import Axis  # noqa: E402
 from graphprune.coupling.groups import DependencyGraph, analyze  # noqa: E402
 from graphprune.graph.torch import trace  # noqa: E402
-from tests.aten import cases, layouts  # noqa: E402
+from graphprune.rules import all_rules, find  # noqa: E402
+from tests.aten import cases, layouts, raw  # noqa: E402
 from tests.aten.case import Case, tokens  # noqa: E402
 from tests.aten.oracle import any_units, run  # noqa: E402
 
-ALL = [*cases.ALL, *layouts.ALL]
+ALL = [*cases.ALL, *layouts.ALL, *raw.ALL]
 TOLERANCE = 2e-5
 
 
@@ -58,3 +59,33 @@ def test_cut(one: Case, seed: int) -> None:
             cut = deps.cut(any_units(deps, np.random.default_rng(seed * 10 + draw)))
             done = run(deps, cut, dict(zip(deps.source.inputs, inputs, strict=True)), seed)
             assert done.error < TOLERANCE
+
+
+# Written by no call that a case could make, or tested with modules.
+ELSEWHERE = {
+    "_conj", "_convolution", "_native_batch_norm_legit", "_native_batch_norm_legit_functional", "_neg_view",
+    "_reshape_alias", "cudnn_batch_norm", "lift_fresh", "max_pool1d_with_indices", "type_as", "empty_like",
+    "lstm", "gru", "rnn_tanh", "rnn_relu",
+}  # fmt: skip
+
+
+def test_every_rule_has_a_case() -> None:
+    """Rules that label anything, of operators that exist."""
+    silent = {r.op for r in all_rules() if r.kind in ("OPAQUE", "SIZES")}
+    rules = {r.op for r in all_rules() if r.op.startswith("aten.")} - silent
+    seen = set()
+    for one in ALL:
+        module, inputs, _ = one.built(0)
+        seen |= {found.op for node in trace(module, inputs).nodes if (found := find(node)) is not None}
+    assert {op.removeprefix("aten.") for op in rules - seen} <= ELSEWHERE
+    for op in rules | silent:
+        name = op.removeprefix("aten.").partition(".")[0]
+        assert op.startswith("graphprune.") or not op.startswith("aten.") or _known(name), op
+
+
+def _known(name: str) -> bool:
+    return hasattr(torch.ops.aten, name) or hasattr(torch.ops.aten, f"{name}_")
+
+
+def test_cases_have_names_of_their_own() -> None:
+    assert len({c.name for c in ALL}) == len(ALL)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from collections import OrderedDict
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,6 +37,7 @@ def checked(module: nn.Module, *inputs: Any, io: bool = False, draws: int = 3) -
             pick = any_units if io else random_units
             cut = deps.cut(pick(deps, np.random.default_rng(draw)))
             done = run(deps, cut, feed)
+            assert done.finite
             assert done.error < 2e-5
         whole = module(*inputs)
         first = whole[0] if isinstance(whole, tuple) else whole
@@ -289,6 +293,33 @@ def test_a_custom_operator() -> None:
         checked(module, torch.randn(2, 8))
     with gp.register(key, lambda r: r.out(r.axes(0))):
         assert analyze(graph).units == 16
+
+
+@torch.library.custom_op("mylib::myop", mutates_args=())
+def myop(x: torch.Tensor) -> torch.Tensor:
+    return torch.tanh(x)
+
+
+@myop.register_fake
+def _(x: torch.Tensor) -> torch.Tensor:
+    return torch.empty_like(x)
+
+
+def test_what_the_page_says() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "custom-operators.md").read_text()
+    plain, marked = re.findall(r"```py\n(.*?)```", page, re.DOTALL)
+    inputs = torch.randn(2, 8)
+    module: nn.Module = Of(lambda m, x: m.last(myop(m.first(x))), first=nn.Linear(8, 64), last=nn.Linear(64, 4)).eval()
+    found: dict[str, Any] = {"module": module, "inputs": inputs}
+    exec(plain, found)
+    assert found["result"].model.first.out_features <= 32
+    block = nn.Sequential(OrderedDict(one=nn.Linear(8, 64), two=nn.Linear(64, 8), gate=Branch()))
+    backbone = nn.Sequential(OrderedDict(router=Branch()))
+    module = Of(lambda m, x: m.blocks(m.backbone(x)), backbone=backbone, blocks=nn.Sequential(block)).eval()
+    found = {"module": module, "inputs": inputs}
+    exec(marked, found)
+    assert [g.size for g in analyze(found["graph"]).groups] == [64]
+    assert found["result"].model(inputs).shape == (2, 8)
 
 
 # -- what goes wrong -----------------------------------------------------------------------------------------

@@ -263,6 +263,31 @@ def test_sizes_under_roots_survive_copies() -> None:
         assert torch.equal(again(x), small(x))
 
 
+class Auxiliary(nn.Module):
+    """A classifier that only training runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 16), nn.Linear(16, 16)
+        self.head, self.aux = nn.Linear(16, 3), nn.Linear(16, 3)
+
+    def forward(self, x: Any) -> Any:
+        x = self.first(x)
+        extra = self.aux(x) if self.training else None
+        out = self.head(F.relu(self.second(x)))
+        return out if extra is None else (out, extra)
+
+
+def test_what_only_training_reads_stays_whole() -> None:
+    net, x = Auxiliary(), torch.randn(4, 8)
+    result = gp.prune(net, example_inputs=x, macs="70%", align=1)
+    small = result.model.train()
+    assert small.first.out_features == 16
+    assert small.second.out_features < 16
+    out, extra = small(x)
+    (out.sum() + extra.sum()).backward()
+
+
 def test_in_place() -> None:
     net, x = made("residual")
     weight = net.wide.weight

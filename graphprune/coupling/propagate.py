@@ -24,6 +24,7 @@ def propagate(graph: Graph, free: frozenset[str] = frozenset()) -> State:
     for node in graph.nodes:
         _relate(state, node)
     _equate(state)
+    _keep_whole(state)
     freeze_outputs(state, free)
     return state
 
@@ -36,6 +37,15 @@ def _equate(state: State) -> None:
         axes_here = [axis for axis in found if axis is not None]
         for axis in axes_here[1:]:
             eq(state.store, axes_here[0], axis, why)
+
+
+def _keep_whole(state: State) -> None:
+    """Freeze what something outside the graph reads."""
+    for name in state.graph.whole:
+        why = state.store.reason(Reason(name, "", "training reads it with layers that evaluation does not run"))
+        for axis in state.types.get(name) or ():
+            if axis is not None and not axis.frozen:
+                state.store.freeze(axis, why)
 
 
 def _relate(state: State, node: Node) -> None:

@@ -107,6 +107,7 @@ class Graph:
         source: The object this was read from (an ``onnx_ir.Model``), for the rewriter.
         input_shapes: Input sizes at each probe; what verification and costs use.
         file_bytes: Returns the bytes that the model takes when written.
+        whole: Values that stay whole because something outside the graph reads them.
         equal: Sets of (value, axis) whose sizes the source says with one number: they have to stay equal.
     """
 
@@ -121,6 +122,7 @@ class Graph:
     source: Any = field(repr=False, default=None)
     input_shapes: tuple[Mapping[str, tuple[int, ...]], ...] = ()
     file_bytes: Callable[[], int] = field(repr=False, default=lambda: 0)
+    whole: tuple[str, ...] = ()
     equal: tuple[tuple[tuple[str, int], ...], ...] = ()
 
     def constant(self, name: str) -> Array | None:

@@ -82,6 +82,11 @@ def known_values(graph: fx.Graph, names: Names, lifted: Mapping[str, Any], free:
     return {names.value(n): array_of(t) for n, t in found.items() if n not in names.renamed}
 
 
+def _whole(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is all of its storage."""
+    return tensor.numel() * tensor.element_size() == tensor.untyped_storage().nbytes()
+
+
 class _Run:
     """Runs the nodes whose operands are known, on the CPU; views share their storage as in the module."""
 
@@ -107,7 +112,10 @@ class _Run:
             return
         schema = getattr(node.target, "_schema", None)
         if schema is not None and schema.is_mutable and isinstance(result, torch.Tensor):
-            self._written(result)
+            if name in ("fill_", "zero_") and read[0] in self.uniform and _whole(result):
+                self.uniform.add(node)
+            else:
+                self._written(result)
         elif (
             isinstance(made, torch.Tensor)
             and made.is_floating_point()

@@ -47,6 +47,7 @@ class Recorder:
         makers: Name of the node that made each call, where a graph runs.
         stacks: Paths of the modules that ran at each call.
         node: The node that is running.
+        paused: Whether calls do not count.
         stack: Paths of the modules that are running.
     """
 
@@ -57,6 +58,7 @@ class Recorder:
     makers: list[str] = field(default_factory=list)
     stacks: list[tuple[str, ...]] = field(default_factory=list)
     node: str = ""
+    paused: bool = False
     stack: list[str] = field(default_factory=list)
 
     def add(self, event: Event) -> None:
@@ -65,7 +67,7 @@ class Recorder:
         Raises:
             Diverged: It is not the expected one.
         """
-        if self.opaque and any(path in self.opaque for path in self.stack):
+        if self.paused or (self.opaque and any(path in self.opaque for path in self.stack)):
             return
         if self.expected is not None:
             self.place = self._after(event, self.expected)
@@ -176,7 +178,13 @@ class _Marked(fx.Interpreter):
     def fetch_attr(self, target: str) -> Any:
         """A tensor of the graph, as a fake one."""
         value = super().fetch_attr(target)
-        return self.fake(value) if isinstance(value, Tensor) else value
+        if not isinstance(value, Tensor):
+            return value
+        self.recorder.paused = True
+        try:
+            return self.fake(value)
+        finally:
+            self.recorder.paused = False
 
     def run_node(self, n: fx.Node) -> Any:
         """Run a node in the scope of the modules that it came from."""

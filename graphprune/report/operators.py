@@ -39,6 +39,13 @@ positions count as zeros; "restricted" that it is taken over the kept positions 
 (see [exactness.md](exactness.md)). No operator fails a run: one that is not listed freezes what it touches.
 """
 
+_TORCH = """
+## PyTorch
+
+Operators of `torch.ops.aten` in the graph of a traced module ({count} rules). A rule holds for every overload and for
+the in-place twin (`add` is also `add.Tensor`, `add.Scalar` and `add_.Tensor`), unless an overload has its own rule.
+"""
+
 
 def standard() -> dict[str, list[defs.OpSchema]]:
     """All versions of every operator of the default domain, by name."""
@@ -84,10 +91,14 @@ def _lines() -> Iterator[str]:
         since = ", ".join(str(s.since_version) for s in versions)
         late = " (deprecated)" if versions[-1].deprecated else ""
         yield _row(name + late, since, treatment(name, versions, rules), rules.get(name))
-    others = [r for r in rules.values() if r.op not in operators and not r.op.startswith("graphprune.")]
+    named = [r for r in rules.values() if r.op not in operators and not r.op.startswith("graphprune.")]
+    torch, others = ([r for r in named if r.op.startswith("aten.") == of_torch] for of_torch in (True, False))
     yield "\n## Other domains\n"
     yield "| operator | kind | level | note |\n|---|---|---|---|"
     yield from (_row(r.op, None, r.kind, r) for r in others)
+    yield _TORCH.format(count=len(torch))
+    yield "| operator | kind | level | note |\n|---|---|---|---|"
+    yield from (_row(r.op.removeprefix("aten."), None, r.kind, r) for r in torch)
 
 
 def _row(name: str, since: str | None, kind: str, rule: Rule | None) -> str:

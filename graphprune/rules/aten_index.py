@@ -8,10 +8,10 @@ import numpy as np
 
 from graphprune.algebra import Axis
 from graphprune.graph.model import Array, Value
-from graphprune.rules.aten import aten, axis_of, given, slot, slots
+from graphprune.rules.aten import aten, axis_of, given, slot
 from graphprune.rules.context import Relate, Unsupported
 from graphprune.rules.edit import Edit, new_positions
-from graphprune.rules.kinds import broadcast
+from graphprune.rules.kinds import broadcast, opaque
 from graphprune.rules.reshape import reshaped
 
 _READ, _WRITTEN = "it is read at computed indices", "it is written at computed indices"
@@ -223,15 +223,20 @@ def slice_scatter(r: Relate) -> None:
     r.out(axes)
 
 
-@aten("masked_scatter", "masked_select", "nonzero", "nonzero_numpy", "unique_dim", "_unique2", "bincount", "one_hot",
-      "searchsorted", "bucketize", kind="OPAQUE")  # fmt: skip
+@aten("masked_scatter", "masked_select", "nonzero", "_unique2", "bincount", kind="OPAQUE")
 def by_content(r: Relate) -> None:
     """What it makes depends on which elements there are."""
-    if r.node.op.startswith(("searchsorted", "bucketize")):
-        at = slots(r, "self") or given(r, "self", "input")
-        for s in given(r, "boundaries", "sorted_sequence"):
-            r.freeze_all(s, "positions in it are returned")
-        if at and (r.output().shape == r.shape(at[0])):
-            r.out(r.axes(at[0]))
-            return
-    raise Unsupported("what it makes depends on which elements there are")
+    opaque(r, "what it makes depends on which elements there are")
+
+
+@aten("bucketize", kind="DYNINDEX")
+def bucketize(r: Relate) -> None:
+    """Boundaries are counted and stay; the axes of what is looked up pass."""
+    r.freeze_all(slot(r, "boundaries"), "positions in it are returned")
+    r.out(r.axes(slot(r, "self")))
+
+
+@aten("one_hot", kind="DYNINDEX")
+def one_hot(r: Relate) -> None:
+    """Axes pass; the classes come last and stay."""
+    r.out([*r.axes(0), r.frozen((r.output().shape or (1,))[-1], "its positions are classes")])

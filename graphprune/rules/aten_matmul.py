@@ -26,7 +26,7 @@ def linear(r: Relate) -> None:
     r.macs(1, *axes, r.axis(0, -1))
 
 
-@aten("matmul", "mm", "bmm", "mv", "dot", "__matmul__", kind="CONTRACT")
+@aten("matmul", "mm", "bmm", "mv", "dot", kind="CONTRACT")
 def matmul(r: Relate) -> None:
     """torch.matmul: 1-D operands gain an axis, batch axes broadcast."""
     _product(r, 0, 1)

@@ -71,12 +71,10 @@ def roll(r: Relate) -> None:
     r.out(r.axes(0))
 
 
-@aten("flip", "fliplr", "flipud", kind="REINDEX")
+@aten("flip", kind="REINDEX")
 def flip(r: Relate) -> None:
     """Axes are read backwards."""
     axes = r.axes(0)
-    if "dims" not in r.node.attrs:
-        raise Unsupported("which axis is flipped is not given")
     for a in axes_of(r.attr("dims"), len(axes)):
         axes[a] = r.index(axes[a], np.arange(axes[a].n)[::-1].copy())
     r.out(axes)
@@ -231,9 +229,7 @@ def view_as_real(r: Relate) -> None:
 def fourier(r: Relate) -> None:
     """Transformed axes stay; the others pass."""
     axes, out = r.axes(0), r.output().shape or ()
-    default = list(range(-2, 0)) if r.node.op.partition(".")[0].endswith("2") else None
-    moved = r.attr("dim", -1) if r.attr("dim") is not None else default
-    for a in axes_of(moved, len(axes)):
+    for a in axes_of(r.attr("dim"), len(axes)):
         r.freeze(0, a, "it is transformed as a whole")
         axes[a] = r.frozen(out[a], "it is transformed as a whole")
     r.out(axes)
@@ -246,4 +242,4 @@ def opaque_module(r: Relate) -> None:
 
 
 aten("arange", "linspace", "logspace", "eye", "scalar_tensor", "rand", "randn", "randint", "randperm", "tril_indices",
-     "triu_indices", "hann_window", "sym_size", kind="SIZES")(no_labels)  # fmt: skip
+     "triu_indices", kind="SIZES")(no_labels)  # fmt: skip

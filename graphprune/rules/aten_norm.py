@@ -82,7 +82,7 @@ def layer_norm(r: Relate) -> None:
         r.out([*axes[:start], *(r.frozen(1, "an axis of one position") for _ in axes[start:])], k)
 
 
-@aten("softmax", "log_softmax", "_softmax", "_log_softmax", "_safe_softmax", "softmin", kind="STAT")
+@aten("softmax", "log_softmax", "_softmax", "_log_softmax", "_safe_softmax", kind="STAT")
 def softmax(r: Relate) -> None:
     """Positions that are summed to one cannot leave without changing the others."""
     axes = r.axes(0)

@@ -7,26 +7,24 @@ from graphprune.rules.context import Relate, Unsupported
 from graphprune.rules.kinds import first_input_pointwise, pointwise
 
 _ONE = """abs absolute acos acosh angle asin asinh atan atanh bitwise_not ceil celu clamp clamp_max clamp_min clip
-cos cosh deg2rad digamma elu erf erfc erfinv exp exp2 expit expm1 fix floor frac gelu hardshrink hardsigmoid hardswish
+cos cosh deg2rad digamma elu erf erfc erfinv exp exp2 expm1 fix floor frac gelu hardshrink hardsigmoid hardswish
 hardtanh isfinite isinf isnan leaky_relu lgamma log log10 log1p log2 log_sigmoid logical_not logit mish nan_to_num neg
 negative positive rad2deg reciprocal relu relu6 round rsqrt selu sgn sigmoid sign signbit silu sin sinc sinh softplus
-softshrink sqrt square tan tanh tanhshrink threshold trunc real imag conj conj_physical resolve_conj resolve_neg"""
+softshrink sqrt square tan tanh threshold trunc real imag conj conj_physical resolve_conj resolve_neg"""
 
-_SEVERAL = """add atan2 addcdiv addcmul bitwise_and bitwise_or bitwise_xor bitwise_left_shift bitwise_right_shift
-copysign div divide eq
-floor_divide fmax fmin fmod ge greater greater_equal gt heaviside hypot ldexp le lerp less less_equal
-logaddexp logaddexp2 logical_and logical_or logical_xor lt masked_fill maximum minimum mul multiply ne nextafter
-not_equal polar pow remainder rsub sub subtract true_divide where xlogy copy max.other min.other complex
-__and__ __or__ __xor__ __lshift__ __rshift__ __rsub__ __iand__ __ior__"""
+_SEVERAL = """add addcdiv addcmul atan2 bitwise_and bitwise_left_shift bitwise_or bitwise_right_shift bitwise_xor
+broadcast_tensors complex copy copysign div divide eq floor_divide fmax fmin fmod ge greater greater_equal gt heaviside
+hypot ldexp le lerp less less_equal logaddexp logaddexp2 logical_and logical_or logical_xor lt masked_fill max.other
+maximum min.other minimum mul multiply ne nextafter not_equal polar pow remainder rsub sub subtract true_divide where
+xlogy __and__ __or__ __xor__ __lshift__ __rshift__"""
 
-_SAME = """alias clone contiguous detach detach_copy lift_fresh lift_fresh_copy to _to_copy type_as float double half
-bool int long bernoulli.p empty_like zeros_like ones_like full_like fill fill_diagonal zero requires_grad
-rand_like randn_like to_dense _conj _neg_view cpu"""
+_SAME = """alias clone contiguous detach detach_copy lift_fresh lift_fresh_copy to _to_copy type_as empty_like
+zeros_like ones_like full_like fill zero _conj _neg_view"""
 
 aten(*_ONE.split(), *_SEVERAL.split(), kind="POINTWISE")(pointwise)
-_same = aten(*(n for n in _SAME.split() if n not in ("rand_like", "randn_like", "bernoulli.p", "fill_diagonal")),
-             kind="POINTWISE", note="Passes all axes.")  # fmt: skip
-_same(first_input_pointwise)
+aten(*_SAME.split(), kind="POINTWISE", note="Passes all axes; other tensors only give a value or a type.")(
+    first_input_pointwise
+)
 
 
 @aten("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "native_dropout", kind="POINTWISE")

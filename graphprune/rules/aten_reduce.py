@@ -58,7 +58,7 @@ def arg_reduce(r: Relate) -> None:
 def ordered(r: Relate) -> None:
     """The order of positions along the axis matters, so it stays."""
     axes = r.axes(0)
-    axis = axes_of(r.attr("dim", -1), len(axes))[0]
+    axis = axes_of(r.attr("dim", 0 if r.node.op.startswith("msort") else -1), len(axes))[0]
     r.freeze(0, axis, "the order of its positions matters")
     for k in range(len(r.node.outputs)):
         axes[axis] = r.frozen((r.output(k).shape or (1,) * len(axes))[axis], "the order of its positions matters")

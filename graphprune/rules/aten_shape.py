@@ -30,11 +30,26 @@ def unflattened_sizes(e: Edit) -> None:
       edit=target_sizes)  # fmt: skip
 def view(r: Relate) -> None:
     """The same elements in C order."""
-    r.out(reshaped(r, r.axes(0), r.value(0), r.output()))
+    axes = reshaped(r, r.axes(0), r.value(0), r.output())
+    for other in given(r, "other"):
+        for a, axis in enumerate(axes):
+            r.tie(other, a, axis)
+    r.out(axes)
 
 
 aten("unflatten", kind="REINDEX", edit=unflattened_sizes)(view)
-aten("flatten", "squeeze", "unsqueeze", "ravel", "atleast_1d", "squeeze_copy", "unsqueeze_copy", kind="REINDEX")(view)
+aten("flatten", "unsqueeze", "ravel", "atleast_1d", "unsqueeze_copy", kind="REINDEX")(view)
+
+
+def squeezed_axes(e: Edit) -> None:
+    """Without a list all axes of one position leave; that must not take in what a removal left of an axis."""
+    shape = e.in_shape(0)
+    if "dim" not in e.node.attrs and any(e.kept(0, a) is not None for a in range(len(shape))):
+        e.change.op = (e.node.op.partition(".")[0].removesuffix("_") + ".dims", (0,))
+        e.change.attrs["dim"] = [a for a, n in enumerate(shape) if n == 1]
+
+
+aten("squeeze", "squeeze_copy", kind="REINDEX", edit=squeezed_axes)(view)
 
 
 @aten("view.dtype", kind="REINDEX")
@@ -143,13 +158,12 @@ def fill(r: Relate) -> None:
 # -- joining ---------------------------------------------------------------------------------------------
 
 
-@aten("cat", "concat", "concatenate", "hstack", "vstack", kind="REINDEX")
+@aten("cat", "concat", "concatenate", "hstack", kind="REINDEX")
 def cat(r: Relate) -> None:
     """All tensors one after the other; their other axes are tied."""
     at = [s for s in slots(r, "tensors") if r.shape(s) != (0,)]
-    if "stack" in r.node.op:
-        raise Unsupported("tensors are stacked along an axis that depends on their rank")
-    axis = axis_of(r.attr("dim", 0), r.rank(at[0]))
+    along = 1 if r.node.op.startswith("hstack") and r.rank(at[0]) > 1 else 0
+    axis = axis_of(r.attr("dim", along), r.rank(at[0]))
     lead = min(at, key=r.unlabelled)
     axes = r.axes(lead)
     for s in at:

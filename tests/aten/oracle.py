@@ -23,11 +23,12 @@ _PLAIN = {"bool": torch.bool, "int64": torch.int64, "int32": torch.int32, "float
 
 @dataclass
 class Run:
-    """Values of both runs by name, and the largest relative difference of an output."""
+    """Values of both runs by name, the largest relative difference of an output, and whether all are finite."""
 
     whole: dict[str, torch.Tensor] = field(default_factory=dict)
     cut: dict[str, torch.Tensor] = field(default_factory=dict)
     error: float = 0.0
+    finite: bool = True
 
 
 def random_units(deps: DependencyGraph, rng: np.random.Generator, share: float = 0.4) -> np.ndarray:
@@ -89,15 +90,22 @@ def run(deps: DependencyGraph, cut: Cut, inputs: Mapping[str, torch.Tensor], see
             if last[name] == node.name:  # memory
                 del out.whole[name], out.cut[name]
     for name in graph.outputs:
-        mine, other = kept(cut, name, out.whole[name]), out.cut[name]
-        assert mine.shape == other.shape
-        if mine.is_floating_point():
-            assert mine.isfinite().all()
-            scale = mine.abs().max().clamp_min(1e-6)
-            out.error = max(out.error, float((mine - other).abs().max() / scale))
-        else:
-            assert torch.equal(mine, other)
+        _compare(out, kept(cut, name, out.whole[name]), out.cut[name])
     return out
+
+
+def _compare(out: Run, mine: torch.Tensor, other: torch.Tensor) -> None:
+    """Note the relative difference of an output."""
+    assert mine.shape == other.shape
+    if not mine.is_floating_point():
+        assert torch.equal(mine, other)
+        return
+    alive = mine.isfinite()
+    assert torch.equal(alive, other.isfinite())
+    out.finite &= bool(alive.all())
+    if alive.any():
+        scale = mine[alive].abs().max().clamp_min(1e-6)
+        out.error = max(out.error, float((mine - other)[alive].abs().max() / scale))
 
 
 def _shape(deps: DependencyGraph, name: str) -> Sequence[int]:
