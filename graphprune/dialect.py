@@ -41,13 +41,10 @@ class Dialect:
     file_bytes: Callable[[Any], int]
 
 
-ONNX = Dialect(rewrite, verify_cut, stamp, file_bytes)
-
-
 def dialect_of(graph: Graph) -> Dialect:
     """The kind of model that a graph was read from."""
     if isinstance(graph.source, ir.Model):
-        return ONNX
+        return Dialect(rewrite, verify_cut, stamp, file_bytes)
     from graphprune.rewrite import torch as rewriter
     from graphprune.verify.torch import verify_module
 
