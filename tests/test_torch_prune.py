@@ -288,6 +288,14 @@ def test_what_only_training_reads_stays_whole() -> None:
     (out.sum() + extra.sum()).backward()
 
 
+def test_inputs_by_keyword() -> None:
+    net, x = made("encoder")
+    result = gp.prune(net, example_inputs={"ids": x}, macs="50%", align=1)
+    assert result.verdict is not None
+    assert result.verdict.passed
+    assert result.model(ids=x).shape == net(x).shape
+
+
 def test_in_place() -> None:
     net, x = made("residual")
     weight = net.wide.weight
