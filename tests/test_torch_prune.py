@@ -296,6 +296,24 @@ def test_inputs_by_keyword() -> None:
     assert result.model(ids=x).shape == net(x).shape
 
 
+class Wide(nn.Module):
+    """A layer of its own kind with its width in an attribute; the second one's output stays whole."""
+
+    def __init__(self, wide_in: int, wide: int) -> None:
+        super().__init__()
+        self.width = wide
+        self.weight = nn.Parameter(torch.randn(wide_in, wide))
+
+    def forward(self, x: Any) -> Any:
+        return (x.reshape(-1, x.shape[-1]) @ self.weight).view(*x.shape[:-1], self.width)
+
+
+def test_a_guess_for_another_layer_of_the_class_is_taken_back() -> None:
+    net = nn.Sequential(Wide(16, 16), nn.GELU(), Wide(16, 16))
+    small = gp.prune(net, example_inputs=torch.randn(2, 3, 16), macs="50%", align=1).model
+    assert (note(small).kind, small[0].width, small[2].width) == (SAME, 8, 16)
+
+
 def test_in_place() -> None:
     net, x = made("residual")
     weight = net.wide.weight
