@@ -314,6 +314,18 @@ def test_a_guess_for_another_layer_of_the_class_is_taken_back() -> None:
     assert (note(small).kind, small[0].width, small[2].width) == (SAME, 8, 16)
 
 
+def test_encoders_take_padding_in_evaluation_mode() -> None:
+    layer = nn.TransformerEncoderLayer(24, 4, 48, batch_first=True)
+    net = nn.Sequential(nn.TransformerEncoder(layer, 2), nn.Linear(24, 3))
+    small = gp.prune(net, example_inputs=TOKENS, macs="50%", align=1).model.eval()
+    assert note(small).kind == SAME
+    padding = torch.zeros(2, 5, dtype=torch.bool)
+    padding[1, 3:] = True
+    with torch.no_grad():
+        alone, padded = small[0](TOKENS[1:, :3]), small[0](TOKENS, src_key_padding_mask=padding)
+    assert torch.allclose(alone[0], padded[1, :3], atol=1e-5)
+
+
 def test_in_place() -> None:
     net, x = made("residual")
     weight = net.wide.weight
