@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 _KINDS = ("classification", "segmentation", "video")
-_CLIP = {"mvit_v1_b": (16, 224), "mvit_v2_s": (16, 224), "s3d": (16, 112)}
+_CLIP = {"mvit_v1_b": (16, 224), "mvit_v2_s": (16, 224), "s3d": (16, 224)}
 
 
 def names() -> list[str]:

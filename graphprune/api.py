@@ -68,7 +68,7 @@ def analyze(
     Args:
         source: Path, ModelProto, ``onnx_ir.Model``, PyTorch module, exported program, or a loaded or traced graph; a
             dependency graph is returned as it is.
-        example_inputs: What a module takes: a tensor or a tuple.
+        example_inputs: What a module takes: a tensor, a tuple, or a dictionary by keyword.
         allow_io: Patterns of graph inputs and outputs whose axes may shrink, such as KV caches.
 
     Returns:
@@ -103,7 +103,7 @@ def plan(
 
     Args:
         source: Model or dependency graph.
-        example_inputs: What a module takes: a tensor or a tuple.
+        example_inputs: What a module takes: a tensor, a tuple, or a dictionary by keyword.
         macs: Limit on MACs, "50%" (what remains) or "1.2G".
         params: Limit on parameters.
         size: Limit on the bytes of the written file.
@@ -209,7 +209,7 @@ def verify(
         source: The original model.
         pruned: The pruned model, e.g. a file written earlier.
         plan: The plan that led from one to the other.
-        example_inputs: What a module takes: a tensor or a tuple.
+        example_inputs: What a module takes: a tensor, a tuple, or a dictionary by keyword.
         feeds: Inputs to use beside random ones.
         samples: Random inputs per input size.
         seed: Seed of the random inputs.
@@ -247,7 +247,7 @@ def prune(
         source: Path, ModelProto, ``onnx_ir.Model``, PyTorch module, exported program, or a loaded or traced graph;
             never changed unless ``inplace``.
         output: Where to write the pruned model of a file; None only returns it.
-        example_inputs: What a module takes: a tensor or a tuple.
+        example_inputs: What a module takes: a tensor, a tuple, or a dictionary by keyword.
         inplace: Cut the module itself once all is proved; its parameters stay the same objects.
         check: Verify against the masked original; culprits are found by bisection, frozen, and planned around.
         feeds: Inputs for verification beside random ones.

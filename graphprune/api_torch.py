@@ -42,8 +42,8 @@ def trace(
     Args:
         module: A module, a ``GraphModule`` of ``torch.fx.symbolic_trace``, or an exported program. It is captured in
             evaluation mode and never changed; weights may lie on the meta device.
-        example_inputs: A tensor, or a tuple of what ``forward`` takes.
-        kwargs: Example inputs by keyword.
+        example_inputs: A tensor, a tuple of what ``forward`` takes, or a dictionary of what it takes by keyword.
+        kwargs: Example inputs by keyword, beside a tuple.
         name: Name for messages; by default that of the class.
         dynamic_shapes: Which input sizes may change, as for ``torch.export.export``.
         opaque: Submodules that are not looked into, as paths (with * and ?), classes or modules: what they touch stays
@@ -64,6 +64,8 @@ def trace(
         if (error.name or "").partition(".")[0] != "torch":
             raise
         raise InputError(_MISSING) from None
+    if isinstance(example_inputs, Mapping):
+        example_inputs, kwargs = (), {**example_inputs, **(kwargs or {})}
     graph = read(module, example_inputs, kwargs, name=name, dynamic_shapes=dynamic_shapes, opaque=opaque)
     return with_training_kept(with_equal_sizes(graph))
 

@@ -288,6 +288,44 @@ def test_what_only_training_reads_stays_whole() -> None:
     (out.sum() + extra.sum()).backward()
 
 
+def test_inputs_by_keyword() -> None:
+    net, x = made("encoder")
+    result = gp.prune(net, example_inputs={"ids": x}, macs="50%", align=1)
+    assert result.verdict is not None
+    assert result.verdict.passed
+    assert result.model(ids=x).shape == net(x).shape
+
+
+class Wide(nn.Module):
+    """A layer of its own kind with its width in an attribute; the second one's output stays whole."""
+
+    def __init__(self, wide_in: int, wide: int) -> None:
+        super().__init__()
+        self.width = wide
+        self.weight = nn.Parameter(torch.randn(wide_in, wide))
+
+    def forward(self, x: Any) -> Any:
+        return (x.reshape(-1, x.shape[-1]) @ self.weight).view(*x.shape[:-1], self.width)
+
+
+def test_a_guess_for_another_layer_of_the_class_is_taken_back() -> None:
+    net = nn.Sequential(Wide(16, 16), nn.GELU(), Wide(16, 16))
+    small = gp.prune(net, example_inputs=torch.randn(2, 3, 16), macs="50%", align=1).model
+    assert (note(small).kind, small[0].width, small[2].width) == (SAME, 8, 16)
+
+
+def test_encoders_take_padding_in_evaluation_mode() -> None:
+    layer = nn.TransformerEncoderLayer(24, 4, 48, batch_first=True)
+    net = nn.Sequential(nn.TransformerEncoder(layer, 2), nn.Linear(24, 3))
+    small = gp.prune(net, example_inputs=TOKENS, macs="50%", align=1).model.eval()
+    assert note(small).kind == SAME
+    padding = torch.zeros(2, 5, dtype=torch.bool)
+    padding[1, 3:] = True
+    with torch.no_grad():
+        alone, padded = small[0](TOKENS[1:, :3]), small[0](TOKENS, src_key_padding_mask=padding)
+    assert torch.allclose(alone[0], padded[1, :3], atol=1e-5)
+
+
 def test_in_place() -> None:
     net, x = made("residual")
     weight = net.wide.weight

@@ -73,6 +73,8 @@ def _advice(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any],
     except Exception:
         return f"it does not run on the example inputs ({', '.join(_inputs(args, kwargs))}): give inputs it takes"
     advice = "the module runs, but torch.export cannot capture it: "
+    if "Cache'> in output" in str(error):
+        return f"{advice}give use_cache=False with the example inputs, so that no cache is returned"
     if "data-dependent" in str(error) or "DataDependent" in type(error).__name__:
         advice += "what it does depends on the values of its inputs; write it with torch.where, or "
     return f"{advice}leave the submodule out: trace(..., opaque=[{_running(module, error)!r}])"

@@ -6,7 +6,6 @@ tells which module holds a size that is no longer right.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from graphprune.graph.torch_capture import evaluation, whole_attention
+from graphprune.graph.torch_program import flat_inputs, named_tensors, unlifted
 
 _SILENT = {"detach", "alias", "lift_fresh", "lift_fresh_copy", "_assert_tensor_metadata", "_assert_async"}
 _FLOATS = float, complex
@@ -133,12 +133,6 @@ def _settings(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tu
     return (*floats, args[start] or 0) if start is not None and start < len(args) else tuple(floats)
 
 
-def named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Parameters and buffers under every name that they have, buffers that are not saved as well."""
-    yield from module.named_parameters(remove_duplicate=False)
-    yield from module.named_buffers(remove_duplicate=False)
-
-
 def record(
     module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], recorder: Recorder, *, quick: bool
 ) -> str | None:
@@ -193,22 +187,13 @@ class _Marked(fx.Interpreter):
         return super().run_node(n)
 
 
-def unlifted(program: ExportedProgram) -> fx.GraphModule:
-    """A program as a module that holds the tensors of the program."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        module = program.module(check_guards=False)
-    assert isinstance(module, fx.GraphModule)
-    return module
-
-
 def graph_events(
     graph: fx.GraphModule, args: Sequence[Any], kwargs: Mapping[str, Any], recorder: Recorder, *, quick: bool
 ) -> None:
     """Record what a graph does, its tensors being its own attributes."""
     with _nothing_computed(quick) as fake:
         given = tree_map(lambda v: fake(v) if isinstance(v, Tensor) else v, (tuple(args), dict(kwargs)))
-        flat = graph.graph.process_inputs(*given[0], **given[1])
+        flat = flat_inputs(graph, *given)
         with _Watch(recorder):
             _Marked(graph, recorder, fake, quick=quick).run(*flat, enable_io_processing=False)
 

@@ -15,7 +15,8 @@ from graphprune.coupling.cut import Cut
 from graphprune.errors import InputError
 from graphprune.graph.torch_align import expected_events
 from graphprune.graph.torch_capture import evaluation
-from graphprune.graph.torch_record import Recorder, graph_events, named_tensors, record, recorded
+from graphprune.graph.torch_program import named_tensors
+from graphprune.graph.torch_record import Recorder, graph_events, record, recorded
 from graphprune.plan import Plan
 from graphprune.rewrite.torch_attention import PrunedMultiheadAttention
 from graphprune.rewrite.torch_attributes import Search, Setting, apply_setting

@@ -134,6 +134,9 @@ def cut_attention(root: nn.Module, path: str, own: Mapping[str, Box]) -> None:
         assert isinstance(layer, PrunedMultiheadAttention)
         layer.scale, layer.widths = scale, (len(rows[0]), len(rows[1]), len(rows[2]))
         layer._qkv_same_embed_dim = False  # else encoder layers run a kernel of their own on the parameters
+        for encoder in root.modules():  # which would hand on nested tensors, made for that kernel
+            if isinstance(encoder, nn.TransformerEncoder) and any(m is layer for m in encoder.modules()):
+                encoder.use_nested_tensor = False
 
 
 def _rows(layer: nn.MultiheadAttention, own: Mapping[str, Box]) -> list[Kept]:

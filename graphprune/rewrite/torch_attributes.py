@@ -73,6 +73,8 @@ class Search:
         run: Runs the module; returns how far it came and the path of the module at fault, None when all is right.
         settings: What was set, by path, holder and name.
         before: What was there.
+        guessed: What was set because it was right for another module of the class.
+        tried: Modules that were at fault; nothing is guessed for them.
     """
 
     module: nn.Module
@@ -80,20 +82,31 @@ class Search:
     run: Callable[[], tuple[int, str | None]]
     settings: dict[Key, Setting] = field(default_factory=dict)
     before: dict[Key, Any] = field(default_factory=dict)
+    guessed: set[Key] = field(default_factory=set)
+    tried: set[str] = field(default_factory=set)
 
     def solve(self) -> bool:
         """Set attributes until the module is right; False when there is no way on."""
         reached, fault = self.run()
         while fault is not None:
+            if self._take_back(fault):
+                reached, fault = self.run()
+                continue
             found = self._advance(reached, fault)
             if found is None:
                 return False
             self._repeat(found)
-            now, fault = self.run()
-            if now <= reached and fault is not None:
-                return False
-            reached = now
+            reached, fault = self.run()
         return True
+
+    def _take_back(self, path: str) -> bool:
+        """Undo what was only guessed for a module."""
+        self.tried.add(path)
+        wrong = [key for key in self.guessed if key[0] == path]
+        for key in wrong:
+            apply_setting(self.module, replace(self.settings.pop(key), value=self.before[key]))
+            self.guessed.discard(key)
+        return bool(wrong)
 
     def _advance(self, reached: int, fault: str) -> tuple[Setting, ...] | None:
         """Set attributes of the module at fault, or of those around it, with which the run comes further."""
@@ -150,22 +163,24 @@ class Search:
             self.before.setdefault(key, current(self.module, setting))
             apply_setting(self.module, setting)
             self.settings[key] = setting
+            self.guessed.discard(key)
 
     def _repeat(self, found: Sequence[Setting]) -> None:
         """Do the same to the other modules of the class, where it is clear what the values become."""
         kind = type(self.module.get_submodule(found[0].path))
         names = {(s.holder, s.name) for s in found}
         for path, module in self.module.named_modules():
-            if type(module) is not kind or path == found[0].path:
+            if type(module) is not kind or path in self.tried:
                 continue
             if isinstance(found[0].value, dict):
-                self._keep([s for s in self._rooted(path) if (s.holder, s.name) in names])
+                options = [s for s in self._rooted(path) if (s.holder, s.name) in names]
+            elif any((path, *name) in self.settings for name in names):
                 continue
-            if any((path, *name) in self.settings for name in names):
-                continue
-            options = [c for c in candidates(module, path, self.sizes.get(path, {})) if (c.holder, c.name) in names]
+            else:
+                options = [c for c in candidates(module, path, self.sizes.get(path, {})) if (c.holder, c.name) in names]
             if len(options) == len({(c.holder, c.name) for c in options}):
                 self._keep(options)
+                self.guessed |= {(c.path, c.holder, c.name) for c in options}
 
 
 def candidates(module: nn.Module, path: str, sizes: Sizes) -> Iterator[Setting]:

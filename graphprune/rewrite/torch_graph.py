@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 from graphprune.coupling.cut import Cut
 from graphprune.errors import InputError
 from graphprune.graph.model import Node
-from graphprune.graph.torch_record import named_tensors, unlifted
+from graphprune.graph.torch_program import named_tensors, unlifted
 from graphprune.rewrite.torch_slices import Boxes, take
 from graphprune.rules.edit import COMPUTED, Change
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from graphprune.coupling.box import Box
 from graphprune.errors import InputError
-from graphprune.graph.torch_record import named_tensors
+from graphprune.graph.torch_program import named_tensors
 from graphprune.rewrite.torch_layers import fit_layer
 
 Boxes = Mapping[str, Box]

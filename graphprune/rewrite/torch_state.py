@@ -14,7 +14,7 @@ from graphprune.coupling.groups import analyze
 from graphprune.errors import InputError
 from graphprune.graph.torch import trace
 from graphprune.graph.torch_numbers import with_equal_sizes
-from graphprune.graph.torch_record import named_tensors
+from graphprune.graph.torch_program import named_tensors
 from graphprune.plan import Plan, planned_cut
 from graphprune.rewrite import safetensors
 from graphprune.rewrite.checkpoint import PLAN, WEIGHTS, weights_of

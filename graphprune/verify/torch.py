@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from graphprune.coupling.cut import Cut
 from graphprune.graph.torch_capture import evaluation
-from graphprune.graph.torch_record import named_tensors, unlifted
+from graphprune.graph.torch_program import named_tensors, unlifted
 from graphprune.rewrite.torch import boxes_of
 from graphprune.rewrite.torch_graph import PrunedGraph
 from graphprune.rewrite.torch_slices import take

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from graphprune.coupling.box import Box
 from graphprune.coupling.cut import Cut
 from graphprune.graph.model import Node
-from graphprune.graph.torch_record import unlifted
+from graphprune.graph.torch_program import flat_inputs, unlifted
 from graphprune.rewrite.torch_graph import change_node
 from graphprune.rewrite.torch_slices import take
 from graphprune.rules.context import Site
@@ -28,7 +28,8 @@ class MaskedReference(fx.Interpreter):
 
     def __init__(self, cut: Cut, state: Mapping[str, Tensor]) -> None:
         self.cut, self.traced, self.state = cut, cut.deps.source.source, state
-        super().__init__(unlifted(self.traced.program))
+        self.whole = unlifted(self.traced.program)
+        super().__init__(self.whole)
         self.neutral = {node.name: node for node in cut.deps.source.nodes}
         self.sites: dict[str, list[Site]] = {}
         for site in cut.deps.sites:
@@ -39,8 +40,7 @@ class MaskedReference(fx.Interpreter):
     def __call__(self, args: Any, kwargs: Mapping[str, Any]) -> list[Tensor]:
         """All tensors that the module returns, at full width."""
         with torch.no_grad():
-            given = self.graph.process_inputs(*args, **kwargs)
-            return tensors(self.run(*given, enable_io_processing=False))
+            return tensors(self.run(*flat_inputs(self.whole, args, kwargs), enable_io_processing=False))
 
     def fetch_attr(self, target: str) -> Any:
         """A stored tensor, from the state where that has it."""
