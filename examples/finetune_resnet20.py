@@ -135,10 +135,9 @@ def main() -> None:
     print(f"original: {accuracy(model, *test):.2f} % of {TEST:,} images")
     start = time.perf_counter()
     result = gp.prune(model, example_inputs=test[0][:2], macs=args.macs)
-    print(
-        f"pruned in {time.perf_counter() - start:.1f} s to {100 * result.after.macs / result.before.macs:.1f} % of the"
-    )
-    print(f"MACs and {100 * result.after.params / result.before.params:.1f} % of the parameters; {result.verdict.text}")
+    macs, params = result.after.macs / result.before.macs, result.after.params / result.before.params
+    print(f"pruned in {time.perf_counter() - start:.1f} s: MACs x {macs:.2f}, parameters x {params:.2f}")
+    print(result.verdict.text)
     small = result.model
     print(f"pruned: {accuracy(small, *test):.2f} %")
     train = pictures(args.images, TEST, TEST + args.train)

@@ -350,7 +350,7 @@ def test_optimisers_go_on(kind: type[torch.optim.Optimizer]) -> None:
     optimizer = kind([{"params": rest, "lr": 0.01}, {"params": head, "lr": 0.02}], **settings)
     net(x).square().sum().backward()
     optimizer.step()
-    result = gp.prune(net, example_inputs=x, macs="50%", align=1)
+    result = gp.prune(net, example_inputs=x, ratio=0.5, align=1)
     small = gp.slice_optimizer(optimizer, result)
     assert type(small) is kind
     assert [g["lr"] for g in small.param_groups] == [0.01, 0.02]
