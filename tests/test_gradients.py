@@ -110,15 +110,15 @@ def torch_net(weights: Mapping[str, torch.Tensor], x: torch.Tensor) -> tuple[tor
     return layers["classifier"], layers
 
 
-@pytest.mark.parametrize("batch", [1, "n"])
-def test_sensitivity_is_the_mean_squared_gradient_of_autograd(batch: int | str) -> None:
+@pytest.mark.parametrize(("batch", "alike"), [(1, False), ("n", False), ("n", True)])
+def test_sensitivity_is_the_mean_squared_gradient_of_autograd(batch: int | str, alike: bool) -> None:
     """With as many probes as it takes: E[(v J)²] is the sum of squared Jacobians over outputs."""
     b = Builder(seed=3)
     model = b.build(small_net(b, batch))
     deps = analyze(load(model))
     rng = np.random.default_rng(2)
     feeds = [{"x": rng.standard_normal((3 if batch == "n" else 1, 3, 8, 8)).astype(np.float32)} for _ in range(2)]
-    found = sensitivity(deps, Calibrated(feeds), probes=1500)
+    found = sensitivity(deps, Calibrated(feeds), probes=1500, alike=alike)
     weights = {i.name: torch.from_numpy(numpy_helper.to_array(i).copy()) for i in model.graph.initializer}
     by_weight = {n.inputs[1].split(".")[0]: n.name for n in deps.source.nodes if n.op in ("Conv", "Gemm")}
     assert set(found) == {(name, 0) for name in by_weight.values()}
@@ -129,8 +129,9 @@ def test_sensitivity_is_the_mean_squared_gradient_of_autograd(batch: int | str) 
         for k in range(len(samples)):
             y, layers = torch_net({n: w.requires_grad_() for n, w in weights.items()}, samples[k : k + 1])
             rows = [torch.autograd.grad(v, layers[layer], retain_graph=True)[0] for v in y[0]]
-            squares = sum(r.square() for r in rows)
-            expected = expected + squares.reshape(squares.shape[1], -1).mean(1) / norm / len(samples)
+            flat = torch.stack([r.reshape(r.shape[1], -1) for r in rows])
+            squares = flat.sum(2).square() / flat.shape[2] if alike else flat.square().mean(2)
+            expected = expected + squares.sum(0) / norm / len(samples)
         np.testing.assert_allclose(found[node, 0], expected.numpy(), rtol=0.15)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from graphprune.calibration import adjoint_conv, adjoint_pointwise  # noqa: F401 - they register their rules
+from graphprune.calibration import adjoint_conv, adjoint_layout, adjoint_pointwise  # noqa: F401 - they register their rules
 from graphprune.calibration.adjoint_rules import NoGradient, in_place
 from graphprune.calibration.points import Point, Wanted
 from graphprune.errors import InputError
@@ -202,7 +202,9 @@ class _Reducer:
             value = self.node("Mul", f"square_{number}", value, value)
         if want.axes is not None:
             value = self.summed(number, value, shape, want.axes)
-            if want.what == "mean_square":
+            if want.what == "squared_sum":
+                value = self.node("Mul", f"squared_{number}", value, value)
+            if want.what in ("mean_square", "squared_sum"):
                 share = math.prod(shape[a] for a in want.axes) / max(math.prod(shape), 1)
                 value = self.node("Mul", f"mean_{number}", value, self.scalar(f"share_{number}", share, added))
         if added.dtype != ir.DataType.FLOAT:

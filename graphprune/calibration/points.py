@@ -34,7 +34,8 @@ class Wanted:
         point: The place.
         axes: Axes of the tensor that stay, ascending; all others are summed over. None keeps all of them.
         what: "product" for the sum of x · g, which is the gradient of a multiplier per position; "square" for that
-            of g², "mean_square" for its mean; "gradient" for that of g.
+            of g²; "mean_square" for its mean; "gradient" for the sum of g; "squared_sum" for the square of that sum,
+            divided by how many elements it has.
     """
 
     point: Point

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Protocol
 
@@ -45,7 +45,7 @@ def measured(
     probes: int = 1,
     limit: int | None = None,
 ) -> Iterator[list[NDArray[np.float64]]]:
-    """What is wanted of the gradient, for every sample; the mean over probes.
+    """What is wanted of the gradient, for every sample and probe.
 
     Args:
         deps: The dependency graph.
@@ -65,10 +65,23 @@ def measured(
     if not first:
         raise InputError(f"{graph.name}: there are no samples to take gradients on")
     scales = scaled(first)
+    labels = _labels(calibration)
     for number, feed in enumerate(islice(single(graph, calibration.samples), limit)):
         outputs = first[number] if number < len(first) else gradients.outputs(feed)
-        total: list[NDArray[np.float64]] = []
         for _ in range(probes):
-            found = gradients(feed, draw(Look(gradients.heads, outputs, scales, rng)))
-            total = [t + f for t, f in zip(total, found, strict=True)] if total else found
-        yield [t / probes for t in total]
+            yield gradients(feed, draw(Look(gradients.heads, outputs, scales, rng, labels(number))))
+
+
+def _labels(calibration: Calibrated) -> Callable[[int], NDArray[np.int64] | None]:
+    """The labels of a sample by its number, None where the data brings none."""
+    given = getattr(calibration, "labels", None)
+    if given is None:
+        return lambda number: None  # noqa: ARG005
+    array = np.asarray(given)
+
+    def look(number: int) -> NDArray[np.int64]:
+        if number >= len(array):
+            raise InputError(f"there are {len(array)} labels for more samples; give one per sample")
+        return np.asarray(array[number], np.int64)
+
+    return look

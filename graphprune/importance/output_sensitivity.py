@@ -21,7 +21,13 @@ Sensitivity = dict[tuple[str, int], NDArray[np.float64]]
 
 
 def sensitivity(
-    deps: DependencyGraph, calibration: Calibrated, *, loss: str = "feature", probes: int = 1, limit: int | None = None
+    deps: DependencyGraph,
+    calibration: Calibrated,
+    *,
+    loss: str = "feature",
+    alike: bool = False,
+    probes: int = 1,
+    limit: int | None = None,
 ) -> Sensitivity:
     """Mean squared gradient of a label-free loss by the outputs of every layer with a stored weight.
 
@@ -29,14 +35,17 @@ def sensitivity(
         deps: The dependency graph of an ONNX model.
         calibration: Samples and seed.
         loss: "feature" (relative squared error of the outputs) or "fisher" (divergence of the prediction).
+        alike: Whether errors of a channel are alike at all positions of a sample, as those of a removed channel with
+            a large mean are, instead of independent. Pooling averages independent errors out, but not these.
         probes: Random seeds per sample.
         limit: Samples to use at most.
 
     Returns:
         Per (node name, slot of the data) a float64 array over the positions of the output axis along which the
-        layer's outputs lie (axis 1 of a Conv): the mean over samples and positions of the squared gradient. An error
-        e of the output raises the loss by half the sum of sensitivity · e² over all its channels and positions, on
-        average over samples. Recurrent layers and layers inside control flow are not there.
+        layer's outputs lie (axis 1 of a Conv): the mean over samples and positions of the squared gradient, or with
+        ``alike`` that of the squared sum over positions divided by their number. An error e of the output raises the
+        loss by half the sum of sensitivity · e² over all its channels and positions, on average over samples.
+        Recurrent layers and layers inside control flow are not there.
 
     Raises:
         InputError: An operator has no gradient.
@@ -44,13 +53,13 @@ def sensitivity(
     keys, wanted = [], []
     for point, slot, axis in _layers(deps):
         keys.append((point.node, slot))
-        wanted.append(Wanted(point, (axis,), "mean_square"))
+        wanted.append(Wanted(point, (axis,), "squared_sum" if alike else "mean_square"))
     totals: list[NDArray[np.float64]] = []
-    samples = 0
+    draws = 0
     for found in measured(deps, calibration, wanted, loss, probes=probes, limit=limit):
         totals = [t + f for t, f in zip(totals, found, strict=True)] if totals else found
-        samples += 1
-    return {key: total / max(samples, 1) for key, total in zip(keys, totals, strict=True)}
+        draws += 1
+    return {key: total / max(draws, 1) for key, total in zip(keys, totals, strict=True)}
 
 
 def _layers(deps: DependencyGraph) -> Iterator[tuple[Point, int, int]]:
