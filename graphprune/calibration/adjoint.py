@@ -42,7 +42,13 @@ class Adjoint:
     seeds: tuple[str, ...]
 
 
-def adjoint(graph: Graph, heads: Sequence[str], wanted: Sequence[Wanted], shapes: Mapping[str, Shape]) -> Adjoint:
+def adjoint(
+    graph: Graph,
+    heads: Sequence[str],
+    wanted: Sequence[Wanted],
+    shapes: Mapping[str, Shape],
+    model: ir.Model | None = None,
+) -> Adjoint:
     """Build the gradient graph at fixed input sizes.
 
     Args:
@@ -50,11 +56,12 @@ def adjoint(graph: Graph, heads: Sequence[str], wanted: Sequence[Wanted], shapes
         heads: Values that the loss reads.
         wanted: What to sum up.
         shapes: Sizes of the inputs.
+        model: What to differentiate in the place of the graph's own model: a variant with the same nodes and more.
 
     Raises:
         InputError: onnx-ad is not there, or an operator on the way has no gradient.
     """
-    model = _sized(graph, shapes)
+    model = _sized(graph.source if model is None else model, shapes)
     values = {v.name or "": v for v in all_values(model)}
     points = list(dict.fromkeys(w.point for w in wanted))
     nodes = dict(source_nodes(model))
@@ -78,9 +85,9 @@ def adjoint(graph: Graph, heads: Sequence[str], wanted: Sequence[Wanted], shapes
     return Adjoint(made, tuple(_PREFIX + n for n in names))
 
 
-def _sized(graph: Graph, shapes: Mapping[str, Shape]) -> ir.Model:
+def _sized(source: ir.Model, shapes: Mapping[str, Shape]) -> ir.Model:
     """A clone in which every value says its sizes."""
-    model: ir.Model = graph.source.clone()
+    model: ir.Model = source.clone()
     facts = infer(model, shapes)
     for value in all_values(model):
         shape, dtype = facts.shapes.get(value.name or ""), facts.dtypes.get(value.name or "", 0)

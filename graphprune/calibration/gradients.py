@@ -1,21 +1,19 @@
-"""Gradients of a loss at points of an ONNX model, sample after sample, in onnxruntime.
-
-A sample is one entry along the batch axis where that axis is free, else a whole feed. The gradient graph is built
-once per set of input sizes.
-"""
+"""Gradients of a loss at points of a model. In onnxruntime, with a gradient graph per set of input sizes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from graphprune.algebra.axis import Ids
 from graphprune.calibration.adjoint import adjoint
 from graphprune.calibration.heads import Head, heads
+from graphprune.calibration.masks import with_masks
 from graphprune.calibration.points import Wanted
 from graphprune.errors import InputError
 from graphprune.graph.model import Array, Graph
@@ -33,17 +31,70 @@ class _Ready:
     names: list[str]
 
 
-class Gradients:
+class Gradients(Protocol):
+    """A model that takes gradients at points."""
+
+    heads: tuple[Head, ...]
+
+    def outputs(self, feed: Feed) -> list[NDArray[np.float32]]:
+        """Values of the heads."""
+        ...
+
+    def __call__(self, feed: Feed, seeds: Seeds) -> list[NDArray[np.float64]]:
+        """What is wanted, in order, for gradients of the loss by the heads."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Masks:
+    """Multipliers of units, given in every feed as ``MASKS``, float32 of shape (count,) with 1 in front.
+
+    Attributes:
+        places: Where they apply; the axes are those along which units lie.
+        labels: Per place the units of every position, the columns last, 0 for none.
+        count: Number of unit ids.
+    """
+
+    places: Sequence[Wanted]
+    labels: Sequence[Ids]
+    count: int
+
+
+def gradients_of(graph: Graph, wanted: Sequence[Wanted], *, threads: int = 0, masks: Masks | None = None) -> Gradients:
+    """Gradients of an ONNX model in onnxruntime, or of a traced module by autograd.
+
+    Args:
+        graph: The model.
+        wanted: What to sum up at which points.
+        threads: Threads of onnxruntime, 0 for as many as there are cores.
+        masks: Multipliers to put in.
+
+    Raises:
+        InputError: The model has no float output, or no values.
+    """
+    if isinstance(graph.source, ir.Model):
+        model = with_masks(graph, masks.places, masks.labels, masks.count) if masks is not None else None
+        return OnnxGradients(graph, wanted, threads=threads, model=model)
+    from graphprune.calibration.torch_gradients import TorchGradients
+
+    return TorchGradients(graph, wanted, masks)
+
+
+class OnnxGradients:
     """Runs a model and its gradient graph.
 
     Args:
         graph: An ONNX model.
         wanted: What to sum up at which points.
         threads: Threads of onnxruntime, 0 for as many as there are cores.
+        model: What to run in the place of the graph's own model, see :mod:`graphprune.calibration.masks`.
     """
 
-    def __init__(self, graph: Graph, wanted: Sequence[Wanted], *, threads: int = 0) -> None:
+    def __init__(
+        self, graph: Graph, wanted: Sequence[Wanted], *, threads: int = 0, model: ir.Model | None = None
+    ) -> None:
         self.graph, self.wanted, self.threads = graph, tuple(wanted), threads
+        self.model: ir.Model = graph.source if model is None else model
         self.heads: tuple[Head, ...] = heads(graph)
         self._forward: Runner | None = None
         self._ready: dict[Any, _Ready] = {}
@@ -51,7 +102,7 @@ class Gradients:
     def outputs(self, feed: Feed) -> list[NDArray[np.float32]]:
         """Values of the heads."""
         if self._forward is None:
-            model: ir.Model = self.graph.source.clone()
+            model = self.model.clone()
             values = {v.name: v for node in model.graph for v in node.outputs}
             model.graph.outputs.clear()
             model.graph.outputs.extend(_typed(values[h.name], self.graph) for h in self.heads)
@@ -69,7 +120,8 @@ class Gradients:
         if key not in self._ready:
             while len(self._ready) >= _KEPT:
                 self._ready.pop(next(iter(self._ready)))
-            made = adjoint(self.graph, [h.name for h in self.heads], self.wanted, {n: a.shape for n, a in feed.items()})
+            shapes = {n: a.shape for n, a in feed.items()}
+            made = adjoint(self.graph, [h.name for h in self.heads], self.wanted, shapes, self.model)
             self._ready[key] = _Ready(
                 self._runner(made.model),
                 made.seeds,

@@ -8,7 +8,14 @@ from graphprune.errors import InputError
 from graphprune.graph.model import Graph, Node
 
 _FLOATS = ("float", "float16", "bfloat16", "double", "float32", "float64")
-_KINDS = {"Softmax": "softmax", "LogSoftmax": "softmax", "Sigmoid": "sigmoid"}
+_KINDS = {
+    "Softmax": "softmax",
+    "LogSoftmax": "softmax",
+    "Sigmoid": "sigmoid",
+    "aten.softmax": "softmax",
+    "aten.log_softmax": "softmax",
+    "aten.sigmoid": "sigmoid",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +50,14 @@ def heads(graph: Graph) -> tuple[Head, ...]:
 
 def _head(graph: Graph, makers: dict[str, Node], output: str) -> Head:
     name = output
-    while (node := makers.get(name)) is not None and node.key in ("Identity", "Cast"):
+    while (node := makers.get(name)) is not None and node.key in ("Identity", "Cast", "aten.alias", "aten.to"):
         name = node.inputs[0]
     rank = len(graph.values[output].shape or ())
     if node is None or node.boundary or node.key not in _KINDS:
         return Head(output, output, "plain", max(rank - 1, 0))
     inner = node.inputs[0]
-    default = 1 if node.version < 13 else -1
-    axis = int(node.attrs.get("axis", default)) % max(rank, 1)
-    if inner not in makers or (node.version < 13 and axis != rank - 1 and _KINDS[node.op] == "softmax"):
+    kind, old = _KINDS[node.key], not node.domain and node.version < 13
+    axis = int(node.attrs.get("dim" if node.domain else "axis", 1 if old else -1)) % max(rank, 1)
+    if inner not in makers or (old and axis != rank - 1 and kind == "softmax"):
         return Head(output, output, "plain", max(rank - 1, 0))  # older ones normalise several axes at once
-    return Head(inner, output, _KINDS[node.op], axis)
+    return Head(inner, output, kind, axis)

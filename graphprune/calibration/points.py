@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import onnx_ir as ir
+
 from graphprune.graph.model import Graph
 from graphprune.graph.scopes import source_nodes
 
@@ -46,4 +48,6 @@ class Wanted:
 def outer_nodes(graph: Graph) -> set[str]:
     """Names of the nodes at which gradients can be taken: those outside control flow."""
     named = {node.name for node in graph.nodes if not node.boundary and not node.fused}
+    if not isinstance(graph.source, ir.Model):
+        return named
     return {name for name, node in source_nodes(graph.source) if node.graph is graph.source.graph and name in named}

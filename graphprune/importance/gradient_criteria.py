@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from graphprune.coupling.groups import DependencyGraph
 from graphprune.importance.fisher import empirical_fisher, fisher, gauss_newton
 from graphprune.importance.gradient_runs import Calibrated
+from graphprune.importance.hessian import hessian
+from graphprune.importance.perturbation import perturbation
 from graphprune.importance.taylor import taylor, taylor_ema
 
 GRADIENTS: Mapping[str, Callable[[DependencyGraph, Calibrated], NDArray[np.float64]]] = {
@@ -18,5 +20,7 @@ GRADIENTS: Mapping[str, Callable[[DependencyGraph, Calibrated], NDArray[np.float
     "empirical-fisher": empirical_fisher,
     "fisher": fisher,
     "gauss-newton": gauss_newton,
+    "hessian": hessian,
+    "perturbation": perturbation,
 }
 """Functions (deps, calibration) → scores per unit id, NaN for units that no gradient reaches."""

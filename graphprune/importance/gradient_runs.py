@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from graphprune.calibration.gradients import Gradients, single
+from graphprune.calibration.gradients import gradients_of, single
 from graphprune.calibration.points import Wanted
 from graphprune.coupling.groups import DependencyGraph
 from graphprune.errors import InputError
@@ -59,29 +59,63 @@ def measured(
         InputError: There are no samples, or an operator has no gradient.
     """
     graph = deps.source
-    gradients = Gradients(graph, wanted, threads=getattr(calibration, "threads", 0))
+    gradients = gradients_of(graph, wanted, threads=getattr(calibration, "threads", 0))
     draw, rng = LOSSES[loss], np.random.default_rng(calibration.seed)
-    first = [gradients.outputs(feed) for feed in islice(single(graph, calibration.samples), _SCALING)]
-    if not first:
-        raise InputError(f"{graph.name}: there are no samples to take gradients on")
-    scales = scaled(first)
-    labels = _labels(calibration)
-    for number, feed in enumerate(islice(single(graph, calibration.samples), limit)):
-        outputs = first[number] if number < len(first) else gradients.outputs(feed)
+    scales = scales_of(gradients.outputs(feed) for feed in single(graph, calibration.samples))
+    labels = labels_of(calibration)
+    number = 0
+    for feed in single(graph, calibration.samples):
+        outputs = gradients.outputs(feed)
+        size = together(feed, outputs)
         for _ in range(probes):
-            yield gradients(feed, draw(Look(gradients.heads, outputs, scales, rng, labels(number))))
+            seeds = draw(Look(gradients.heads, outputs, scales, rng, labels(number, size)))
+            for part in apart(seeds, size):
+                yield gradients(feed, part)
+        number += size
+        if limit is not None and number >= limit:
+            return
 
 
-def _labels(calibration: Calibrated) -> Callable[[int], NDArray[np.int64] | None]:
-    """The labels of a sample by its number, None where the data brings none."""
+def together(feed: Mapping[str, Array], outputs: Sequence[Array]) -> int:
+    """How many samples a run takes: the length of axis 0, if all inputs and heads agree about it."""
+    sizes = {a.shape[0] if a.ndim else 0 for a in (*feed.values(), *outputs)}
+    return max(sizes.pop(), 1) if len(sizes) == 1 else 1
+
+
+def apart(seeds: Sequence[NDArray[np.float32]], size: int) -> Iterator[list[NDArray[np.float32]]]:
+    """The seeds of every sample by itself, those of the others being zero."""
+    if size == 1:
+        yield list(seeds)
+        return
+    for k in range(size):
+        parts = [np.zeros_like(s) for s in seeds]
+        for part, seed in zip(parts, seeds, strict=True):
+            part[k] = seed[k]
+        yield parts
+
+
+def scales_of(outputs: Iterator[list[NDArray[np.float32]]]) -> list[float]:
+    """The scale of every head, from the outputs of the first samples.
+
+    Raises:
+        InputError: There are no samples.
+    """
+    first = list(islice(outputs, _SCALING))
+    if not first:
+        raise InputError("there are no samples to take gradients on")
+    return scaled(first)
+
+
+def labels_of(calibration: Calibrated) -> Callable[[int, int], NDArray[np.int64] | None]:
+    """The labels of some samples, by the number of the first and how many; None where the data brings none."""
     given = getattr(calibration, "labels", None)
     if given is None:
-        return lambda number: None  # noqa: ARG005
+        return lambda first, count: None  # noqa: ARG005
     array = np.asarray(given)
 
-    def look(number: int) -> NDArray[np.int64]:
-        if number >= len(array):
+    def look(first: int, count: int) -> NDArray[np.int64]:
+        if first + count > len(array):
             raise InputError(f"there are {len(array)} labels for more samples; give one per sample")
-        return np.asarray(array[number], np.int64)
+        return np.asarray(array[first : first + count], np.int64)
 
     return look

@@ -1,0 +1,96 @@
+"""Scores from forward runs alone: units are switched off in random sets, and the damage is shared out among them.
+
+Source: Dery et al., "Everybody Prune Now: Structured Pruning of LLMs with only Forward Passes" (Bonsai), 2024: sampled
+sub-models are evaluated, and a ridge regression of what they lose on what they lack gives every module its part.
+No gradients are needed, so any model that runs can be ranked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graphprune.algebra.axis import Ids
+from graphprune.calibration.gradients import Masks, gradients_of
+from graphprune.calibration.masks import MASKS
+from graphprune.coupling.groups import DependencyGraph
+from graphprune.importance.gradient_runs import Calibrated, scales_of
+from graphprune.importance.losses import Look, divergence
+from graphprune.importance.unit_gradients import finished, masked
+
+_SHARE = 0.05  # of the units of every group that are off at a time
+_ROUNDS = 512
+_FEEDS = 4  # that every set is tried on
+
+
+def perturbation(deps: DependencyGraph, calibration: Calibrated) -> NDArray[np.float64]:
+    """Part of a unit in the divergence from the original's outputs, by ridge regression over random sets."""
+    graph, places = deps.source, masked(deps)
+    masks_at = Masks(places.wanted, places.labels, places.count)
+    runs = gradients_of(graph, (), threads=getattr(calibration, "threads", 0), masks=masks_at)
+    rng = np.random.default_rng(calibration.seed)
+    ones = np.ones(places.count, np.float32)
+    feeds = [feed for feed, _ in zip(calibration.samples, range(_FEEDS), strict=False)]
+    originals = [runs.outputs({**feed, MASKS: ones}) for feed in feeds]
+    scales = scales_of(iter(originals))
+    seen = places.seen()
+    groups = [group.units[seen[group.units]] for group in deps.groups]
+    columns = np.concatenate([g for g in groups if len(g)]) if any(len(g) for g in groups) else np.zeros(0, np.int32)
+    rounds = min(_ROUNDS, 4 * len(columns))
+    off = np.zeros((rounds, len(columns)), np.bool_)
+    loss = np.zeros(rounds)
+    place = np.zeros(places.count, np.int64)
+    place[columns] = np.arange(len(columns))
+    for number, units in zip(range(rounds), _sets(rng, groups), strict=False):
+        masks = ones.copy()
+        masks[units] = 0.0
+        off[number, place[units]] = True
+        loss[number] = sum(
+            divergence(Look(runs.heads, runs.outputs({**feed, MASKS: masks}), scales, rng), was)[0]
+            for feed, was in zip(feeds, originals, strict=True)
+        )
+    scores = np.zeros(places.count)
+    scores[columns] = ridge(off, loss)
+    return finished(deps, scores)
+
+
+def _sets(rng: np.random.Generator, groups: list[Ids]) -> Iterator[Ids]:
+    """Sets of units, a share of every group, such that all units of a group come up equally often."""
+    queues = [np.zeros(0, np.int32) for _ in groups]
+    while True:
+        chosen = []
+        for k, units in enumerate(groups):
+            count = max(1, round(_SHARE * len(units))) if len(units) else 0
+            while len(queues[k]) < count:
+                queues[k] = np.concatenate([queues[k], rng.permutation(units)])
+            chosen.append(queues[k][:count])
+            queues[k] = queues[k][count:]
+        yield np.concatenate(chosen)
+
+
+def ridge(off: NDArray[np.bool_], loss: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Coefficients of a ridge regression of the loss on what is off; its strength by generalised cross-validation.
+
+    Source: Golub et al., "Generalized Cross-Validation as a Method for Choosing a Good Ridge Parameter", 1979.
+
+    Args:
+        off: Which columns are off in each round, shape (rounds, columns).
+        loss: What each round lost, shape (rounds,).
+    """
+    x = off - off.mean(axis=0)
+    y = loss - loss.mean()
+    u, s, vt = np.linalg.svd(x, full_matrices=False)
+    part = u.T @ y
+    rest = float(y @ y - part @ part)
+    best, chosen = np.inf, 1.0
+    top = float(s[0]) ** 2 if len(s) and s[0] > 0 else 1.0
+    for strength in top * np.logspace(-6, 2, 33):
+        kept = s**2 / (s**2 + strength)
+        error = rest + float((((1 - kept) * part) ** 2).sum())
+        score = error / max(len(y) - kept.sum() - 1, 1e-9) ** 2
+        if score < best:
+            best, chosen = score, float(strength)
+    found: NDArray[np.float64] = vt.T @ (s / (s**2 + chosen) * part)
+    return found
