@@ -14,7 +14,7 @@ from onnx import numpy_helper
 from torch.nn import functional
 
 from graphprune.api import analyze, load
-from graphprune.calibration.gradients import Gradients
+from graphprune.calibration.gradients import gradients_of
 from graphprune.calibration.points import Point, Wanted
 from graphprune.graph.run import Runner, random_feeds
 from graphprune.importance.output_sensitivity import sensitivity
@@ -61,7 +61,7 @@ def test_a_convolution_has_the_gradients_of_finite_differences(name: str, opset:
 def assert_differences(model: onnx.ModelProto, points: Mapping[str, Point]) -> None:
     """Gradients at points where inputs and initializers are read once, against central differences."""
     graph = load(model)
-    gradients = Gradients(graph, [Wanted(p, None, "gradient") for p in points.values()], threads=1)
+    gradients = gradients_of(graph, [Wanted(p, None, "gradient") for p in points.values()], threads=1)
     rng = np.random.default_rng(0)
     feed = random_feeds(graph, 1, 0)[0]
     seed = rng.standard_normal(gradients.outputs(feed)[0].shape).astype(np.float32)

@@ -16,6 +16,7 @@ import onnx
 import onnx_ir as ir
 
 from graphprune.calibration import adjoint_conv, adjoint_layout, adjoint_pointwise  # noqa: F401 - they register their rules
+from graphprune.calibration.adjoint_integers import refuse_rounding, straight_through
 from graphprune.calibration.adjoint_rules import NoGradient, in_place
 from graphprune.calibration.points import Point, Wanted
 from graphprune.errors import InputError
@@ -63,16 +64,22 @@ def adjoint(
     """
     model = _sized(graph.source if model is None else model, shapes)
     values = {v.name or "": v for v in all_values(model)}
+    nodes = dict(source_nodes(model))  # before others come in
+    passed = straight_through(model)
     points = list(dict.fromkeys(w.point for w in wanted))
-    nodes = dict(source_nodes(model))
     inserted = _zeros(model, nodes, points)
     behind = {nodes[p.node].outputs[p.output]: a for p, (_, a) in inserted.items() if p.output is not None}
-    ends = [behind.get(values[h], values[h]) for h in heads]
+    ends = [passed.get(values[h], values[h]) for h in heads]
+    ends = [behind.get(v, v) for v in ends]
     model.graph.outputs.clear()
     model.graph.outputs.extend(ends)
     held = _unloaded(model)
     names = [v.name or "" for v in ends]
-    made = _reversed(graph, model, [z.name or "" for z, _ in inserted.values()], names)
+    try:
+        refuse_rounding([z for z, _ in inserted.values()], ends)
+        made = _reversed(model, [z.name or "" for z, _ in inserted.values()], names)
+    except NoGradient as error:
+        raise InputError(f"{graph.name}: {error}; {MEND}") from None
     _loaded(made, held)
     found = {v.name or "": v for v in all_values(made)}
     made.graph.outputs.clear()
@@ -151,20 +158,18 @@ def _loaded(model: ir.Model, held: Mapping[str, ir.TensorProtocol]) -> None:
             model.graph.register_initializer(value)
 
 
-def _reversed(graph: Graph, model: ir.Model, inputs: list[str], heads: Sequence[str]) -> ir.Model:
+def _reversed(model: ir.Model, inputs: list[str], heads: Sequence[str]) -> ir.Model:
     try:
         import onnx_ad
     except ImportError:
-        raise InputError(
-            "gradients need the package onnx-ad: pip install 'graphprune[gradients]'; or " + MEND
-        ) from None
+        raise NoGradient("gradients need the package onnx-ad: pip install 'graphprune[gradients]'") from None
     try:
         with in_place():
             made: onnx.ModelProto = onnx_ad.reverse(
                 ir.to_proto(model), inputs=inputs, outputs=list(heads), prefix=_PREFIX, dim="seeds", layout="onnx"
             )
-    except (NoGradient, onnx_ad.UnsupportedOperator) as error:
-        raise InputError(f"{graph.name}: {error}; {MEND}") from None
+    except onnx_ad.UnsupportedOperator as error:
+        raise NoGradient(" ".join(str(error).split())) from None
     return ir.from_proto(made)
 
 

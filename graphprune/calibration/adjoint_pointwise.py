@@ -50,3 +50,11 @@ def binary(ctx: Any, node: NodeProto, grads: list[Any]) -> list[Any]:
     if node.op_type == "Sub" and found[1] is not None:
         found[1] = ctx.b.op("Neg", [found[1]], stem="a_sub")
     return found
+
+
+@own("Det")
+def det(ctx: Any, node: NodeProto, grads: list[Any]) -> list[Any]:  # noqa: ARG001 - rules share one signature
+    """onnx-ad takes its gradient for zero, which it is not."""
+    from onnx_ad import UnsupportedOperator
+
+    raise UnsupportedOperator("a determinant has no gradient rule")

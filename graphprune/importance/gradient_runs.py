@@ -61,7 +61,7 @@ def measured(
     graph = deps.source
     gradients = gradients_of(graph, wanted, threads=getattr(calibration, "threads", 0))
     draw, rng = LOSSES[loss], np.random.default_rng(calibration.seed)
-    scales = scales_of(gradients.outputs(feed) for feed in single(graph, calibration.samples))
+    scales = scales_of((feed, gradients.outputs(feed)) for feed in single(graph, calibration.samples))
     labels = labels_of(calibration)
     number = 0
     for feed in single(graph, calibration.samples):
@@ -94,16 +94,16 @@ def apart(seeds: Sequence[NDArray[np.float32]], size: int) -> Iterator[list[NDAr
         yield parts
 
 
-def scales_of(outputs: Iterator[list[NDArray[np.float32]]]) -> list[float]:
-    """The scale of every head, from the outputs of the first samples.
+def scales_of(runs: Iterable[tuple[Mapping[str, Array], list[NDArray[np.float32]]]]) -> list[float]:
+    """The scale of every head, from the first runs: feeds and what the heads were.
 
     Raises:
         InputError: There are no samples.
     """
-    first = list(islice(outputs, _SCALING))
+    first = list(islice(runs, _SCALING))
     if not first:
         raise InputError("there are no samples to take gradients on")
-    return scaled(first)
+    return scaled([outputs for _, outputs in first], sum(together(feed, outputs) for feed, outputs in first))
 
 
 def labels_of(calibration: Calibrated) -> Callable[[int, int], NDArray[np.int64] | None]:

@@ -31,7 +31,7 @@ def hessian(deps: DependencyGraph, calibration: Calibrated) -> NDArray[np.float6
     gradients = gradients_of(graph, places.wanted, threads=getattr(calibration, "threads", 0), masks=masks_at)
     labels, rng = labels_of(calibration), np.random.default_rng(calibration.seed)
     ones = np.ones(places.count, np.float32)
-    scales = scales_of(gradients.outputs({**feed, MASKS: ones}) for feed in single(graph, calibration.samples))
+    scales = scales_of((f, gradients.outputs({**f, MASKS: ones})) for f in single(graph, calibration.samples))
     total, count = np.zeros(places.count), 0
     number = 0
     for feed in single(graph, calibration.samples):

@@ -149,12 +149,15 @@ def _relative_entropy(p: Real, q: Real) -> float:
     return float((p64 * np.log(p64 / q64)).sum())
 
 
-def scaled(outputs: Sequence[Sequence[Real]]) -> list[float]:
-    """For every head 1 / the root of its mean squared norm per sample, from the outputs of some samples."""
-    norms = [
-        np.mean([float(np.square(y, dtype=np.float64).sum()) for y in each]) for each in zip(*outputs, strict=True)
-    ]
-    return [1 / float(np.sqrt(n)) if n > 0 else 0.0 for n in norms]
+def scaled(outputs: Sequence[Sequence[Real]], samples: int) -> list[float]:
+    """For every head 1 / the root of its mean squared norm per sample.
+
+    Args:
+        outputs: Of some runs, values of the heads.
+        samples: How many samples these runs took together.
+    """
+    norms = [sum(float(np.square(y, dtype=np.float64).sum()) for y in each) for each in zip(*outputs, strict=True)]
+    return [float(np.sqrt(samples / n)) if n > 0 else 0.0 for n in norms]
 
 
 def kind_of(heads: Sequence[Head], head: Head, y: Real) -> tuple[str, int]:

@@ -16,11 +16,11 @@ from graphprune.algebra.axis import Ids
 from graphprune.calibration.gradients import Masks, gradients_of
 from graphprune.calibration.masks import MASKS
 from graphprune.coupling.groups import DependencyGraph
-from graphprune.importance.gradient_runs import Calibrated, scales_of
+from graphprune.importance.gradient_runs import Calibrated, scales_of, together
 from graphprune.importance.losses import Look, divergence
 from graphprune.importance.unit_gradients import finished, masked
 
-_SHARE = 0.05  # of the units of every group that are off at a time
+_SHARE = 0.05  # of the units of every group that are off at a time, on average
 _ROUNDS = 512
 _FEEDS = 4  # that every set is tried on
 
@@ -34,9 +34,8 @@ def perturbation(deps: DependencyGraph, calibration: Calibrated) -> NDArray[np.f
     ones = np.ones(places.count, np.float32)
     feeds = [feed for feed, _ in zip(calibration.samples, range(_FEEDS), strict=False)]
     originals = [runs.outputs({**feed, MASKS: ones}) for feed in feeds]
-    scales = scales_of(iter(originals))
-    seen = places.seen()
-    groups = [group.units[seen[group.units]] for group in deps.groups]
+    scales = scales_of(zip(feeds, originals, strict=True))
+    groups = [group.units[places.whole[group.units]] for group in deps.groups]
     columns = np.concatenate([g for g in groups if len(g)]) if any(len(g) for g in groups) else np.zeros(0, np.int32)
     rounds = min(_ROUNDS, 4 * len(columns))
     off = np.zeros((rounds, len(columns)), np.bool_)
@@ -52,26 +51,29 @@ def perturbation(deps: DependencyGraph, calibration: Calibrated) -> NDArray[np.f
             for feed, was in zip(feeds, originals, strict=True)
         )
     scores = np.zeros(places.count)
-    scores[columns] = ridge(off, loss)
+    samples = sum(together(feed, was) for feed, was in zip(feeds, originals, strict=True))
+    scores[columns] = ridge(off, loss / samples)
     return finished(deps, scores)
 
 
 def _sets(rng: np.random.Generator, groups: list[Ids]) -> Iterator[Ids]:
-    """Sets of units, a share of every group, such that all units of a group come up equally often."""
+    """Sets of units, of every group some other number each time, such that its units come up equally often."""
     queues = [np.zeros(0, np.int32) for _ in groups]
     while True:
         chosen = []
         for k, units in enumerate(groups):
-            count = max(1, round(_SHARE * len(units))) if len(units) else 0
+            count = min(len(units), int(2 * _SHARE * rng.random() * len(units) + rng.random()))
             while len(queues[k]) < count:
                 queues[k] = np.concatenate([queues[k], rng.permutation(units)])
             chosen.append(queues[k][:count])
             queues[k] = queues[k][count:]
-        yield np.concatenate(chosen)
+        yield np.concatenate(chosen) if chosen else np.zeros(0, np.int32)
 
 
 def ridge(off: NDArray[np.bool_], loss: NDArray[np.float64]) -> NDArray[np.float64]:
     """Coefficients of a ridge regression of the loss on what is off; its strength by generalised cross-validation.
+
+    There is no constant: with nothing off nothing is lost.
 
     Source: Golub et al., "Generalized Cross-Validation as a Method for Choosing a Good Ridge Parameter", 1979.
 
@@ -79,17 +81,15 @@ def ridge(off: NDArray[np.bool_], loss: NDArray[np.float64]) -> NDArray[np.float
         off: Which columns are off in each round, shape (rounds, columns).
         loss: What each round lost, shape (rounds,).
     """
-    x = off - off.mean(axis=0)
-    y = loss - loss.mean()
-    u, s, vt = np.linalg.svd(x, full_matrices=False)
-    part = u.T @ y
-    rest = float(y @ y - part @ part)
+    u, s, vt = np.linalg.svd(off.astype(np.float64), full_matrices=False)
+    part = u.T @ loss
+    rest = max(float(loss @ loss - part @ part), 0.0)
     best, chosen = np.inf, 1.0
     top = float(s[0]) ** 2 if len(s) and s[0] > 0 else 1.0
     for strength in top * np.logspace(-6, 2, 33):
         kept = s**2 / (s**2 + strength)
         error = rest + float((((1 - kept) * part) ** 2).sum())
-        score = error / max(len(y) - kept.sum() - 1, 1e-9) ** 2
+        score = error / max(len(loss) - kept.sum(), 1e-9) ** 2
         if score < best:
             best, chosen = score, float(strength)
     found: NDArray[np.float64] = vt.T @ (s / (s**2 + chosen) * part)

@@ -29,11 +29,13 @@ class Masked:
         wanted: Sums of activation times gradient, per place.
         labels: Per place the units of every position, the columns last; 0 where a position counts for none.
         count: Number of unit ids.
+        whole: Units that are masked wherever nodes sum over them.
     """
 
     wanted: tuple[Wanted, ...]
     labels: tuple[Ids, ...]
     count: int
+    whole: NDArray[np.bool_]
 
     def units(self, found: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
         """Gradient by the mask of every unit id, from the sums of all places."""
@@ -45,20 +47,12 @@ class Masked:
         total[0] = 0.0
         return total
 
-    def seen(self) -> NDArray[np.bool_]:
-        """Units that have a mask anywhere."""
-        out = np.zeros(self.count, bool)
-        for labels in self.labels:
-            out[labels.ravel()] = True
-        out[0] = False
-        return out
-
 
 def masked(deps: DependencyGraph) -> Masked:
     """Where the units of a graph are masked.
 
     Two operands of one contraction share an axis; one of them is masked, activations before stored weights. Places
-    inside control flow and on integers have no gradient and are left out.
+    inside control flow and on integers have no gradient; units that lie there are not whole.
 
     Raises:
         InputError: No unit has a place with a gradient.
@@ -69,13 +63,16 @@ def masked(deps: DependencyGraph) -> Masked:
     done: dict[str, NDArray[np.bool_]] = {}
     wanted, kept = [], []
     count = deps.state.store.count
+    seen, missed = np.zeros(count, bool), np.zeros(count, bool)
     for site in sorted(deps.sites, key=lambda s: stored[s]):
         name = inputs[site.node][site.slot]
-        if site.mode != "zero" or site.node not in reachable or graph.values[name].dtype not in _FLOATS:
-            continue
         axes, labels = _labels(deps, name, site.axis)
-        if labels is None:
+        if site.mode != "zero" or labels is None:
             continue
+        if site.node not in reachable or graph.values[name].dtype not in _FLOATS:
+            missed[labels.ravel()] = True
+            continue
+        seen[labels.ravel()] = True
         mine = done.setdefault(site.node, np.zeros(count, bool))
         fresh = np.where(mine[labels], 0, labels)
         mine[labels.ravel()] = True
@@ -84,7 +81,8 @@ def masked(deps: DependencyGraph) -> Masked:
             kept.append(fresh.astype(np.int32))
     if not wanted:
         raise InputError(f"{graph.name}: no unit has a place with a gradient; use a criterion on weights, such as l2")
-    return Masked(tuple(wanted), tuple(kept), count)
+    seen[0] = False
+    return Masked(tuple(wanted), tuple(kept), count, seen & ~missed)
 
 
 def _labels(deps: DependencyGraph, name: str, axis: int) -> tuple[tuple[int, ...], Ids | None]:
@@ -120,8 +118,7 @@ def unit_gradients(
 
 
 def finished(deps: DependencyGraph, scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Scores with NaN for units that have no place with a gradient."""
-    seen = masked(deps).seen()
-    out = np.where(seen, scores, np.nan)
+    """Scores with NaN for units that are not masked wherever nodes sum over them."""
+    out = np.where(masked(deps).whole, scores, np.nan)
     out[0] = 0.0
     return out
