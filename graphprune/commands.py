@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from graphprune import api
-from graphprune.data.arrays import load_feeds
+from graphprune.data import samples
 from graphprune.errors import InputError, VerificationError
 from graphprune.graph.model import Array, Graph
 from graphprune.graph.onnx import external_files
@@ -173,7 +173,7 @@ def profile(model: Path, *, latency: bool, threads: int, input_shape: tuple[str,
 
 
 def _feeds(data: Path | None, graph: Graph) -> list[dict[str, Array]]:
-    return load_feeds(data, graph) if data is not None else []
+    return samples(data, graph).head(2, batch=8) if data is not None else []
 
 
 def _written(verb: str, model: Path, output: Path, result: api.Result, folder: Path) -> PruneReport:
