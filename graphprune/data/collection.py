@@ -31,7 +31,7 @@ class Samples:
 
     Attributes:
         name: What they are, for messages.
-        count: Number of samples: rows along the batch, or feeds where there is no batch.
+        count: Number of samples: rows along the batch; feeds where there is none, or where they came whole.
 
     Raises:
         InputError: There are none, or (where that can be checked at once) a value is NaN or infinite.
@@ -43,29 +43,41 @@ class Samples:
         if batch < 1:
             raise InputError(f"{batch} samples per feed: there must be at least one")
         self.name, self._records, self._layout = records.name, records, layout
-        chosen = _chosen(total(records.sizes), limit, layout.batch or 1, seed)
-        self._rows = list(_rows(records.sizes, chosen))
+        self._sizes = records.sizes
+        chosen = _drawn(total(self._sizes), limit, seed) if layout.batch == 0 else None
+        self._rows = list(_rows(self._sizes, chosen))
+        self._limit, self._seed = limit, seed
         self._plan = self._grouped(batch)
         if not self._plan:
-            few = total(records.sizes)
-            raise InputError(
-                f"{self.name}: {' and '.join(layout.names)} has {few} samples, the model's batch is fixed at"
-                f" {layout.batch}"
-                if few
-                else f"{self.name}: there are no samples"
-            )
-        self.count = sum(len(range(*r.indices(1 << 62))) if isinstance(r, slice) else len(r) for _, r in self._flat())
+            raise InputError(f"{self.name}: {self._too_few()}")
+        self.count = sum(map(self._counted, self._plan))
         if records.cheap:
             for _ in self:
                 pass
 
-    def _flat(self) -> Iterator[Piece]:
-        return (piece for feed in self._plan for piece in feed)
+    def _too_few(self) -> str:
+        few = total(self._sizes)
+        if not few:
+            return "there are no samples"
+        return (
+            f"{' and '.join(self._layout.names)} has {few} samples, the model's batch is fixed at {self._layout.batch}"
+        )
+
+    def _counted(self, feed: tuple[Piece, ...]) -> int:
+        """Samples in a feed."""
+        if self._sizes[feed[0][0]].whole:
+            return 1
+        return sum(rows.stop - rows.start if isinstance(rows, slice) else len(rows) for _, rows in feed)
 
     def _grouped(self, batch: int) -> list[tuple[Piece, ...]]:
-        if self._layout.batch is None:
-            return [((record, slice(0, 1)),) for record, _ in self._rows]
-        return list(_grouped(self._records.sizes, self._rows, self._layout.batch or batch, bool(self._layout.batch)))
+        """Pieces of every feed; where the batch is not free, feeds are drawn instead of samples."""
+        fixed = self._layout.batch != 0
+        made = list(_grouped(self._sizes, self._rows, self._layout.batch or batch, fixed))
+        if not fixed or self._limit is None:
+            return made
+        order = np.random.default_rng(self._seed).permutation(len(made))
+        before = np.cumsum([0, *(self._counted(made[k]) for k in order)])
+        return [made[k] for k in np.sort(order[before[:-1] < self._limit])]
 
     def __len__(self) -> int:
         return len(self._plan)
@@ -97,8 +109,7 @@ class Samples:
         for pieces in plan:
             parts: dict[str, list[Array]] = {}
             for record, rows in pieces:
-                taken = None if self._layout.batch is None else rows
-                for name, array in rows_of(read(record), taken):
+                for name, array in rows_of(read(record), None if self._sizes[record].whole else rows):
                     self._check(name, array, record, rows)
                     parts.setdefault(name, []).append(array)
             yield {name: _joined(arrays) for name, arrays in parts.items()}
@@ -108,7 +119,7 @@ class Samples:
         if found is None:
             return
         what, row = found
-        place = row if self._layout.batch is not None else 0
+        place = 0 if self._sizes[record].whole else row
         first = (rows.start or 0) + place if isinstance(rows, slice) else int(rows[min(place, len(rows) - 1)])
         where = self._records.where(record, first)
         mend = "" if what == "NaN" else "; give the largest finite number, such as -1e9 in a mask"
@@ -121,10 +132,9 @@ def _joined(arrays: Sequence[Array]) -> Array:
     return whole.astype(object) if whole.dtype.kind == "U" else whole
 
 
-def _chosen(count: int, limit: int | None, step: int, seed: int) -> Array | None:
-    """Which samples to take, ascending; None for all. A fixed batch of ``step`` is filled."""
-    limit = count if limit is None else -(-limit // step) * step
-    if limit >= count:
+def _drawn(count: int, limit: int | None, seed: int) -> Array | None:
+    """Which samples to take, ascending; None for all."""
+    if limit is None or limit >= count:
         return None
     return np.sort(np.random.default_rng(seed).choice(count, limit, replace=False))
 
@@ -146,16 +156,19 @@ def _grouped(
     sizes: Sequence[Size],
     chosen: Sequence[Piece],
     step: int,
-    whole: bool,  # noqa: FBT001 - of one call
+    fixed: bool,  # noqa: FBT001 - of one call
 ) -> Iterator[tuple[Piece, ...]]:
-    """Neighbours with equal keys put together to feeds of ``step`` samples; ``whole``: smaller ones are dropped."""
+    """Neighbours with equal keys put together to feeds of ``step`` samples; ``fixed``: smaller ones are dropped."""
     pieces: list[Piece] = []
     room, key = step, None
     for record, rows in chosen:
-        if sizes[record].key != key:
-            if pieces and not whole:
+        if sizes[record].whole or sizes[record].key != key:
+            if pieces and not fixed:
                 yield tuple(pieces)
             pieces, room, key = [], step, sizes[record].key
+        if sizes[record].whole:
+            yield ((record, rows),)
+            continue
         start, stop = 0, sizes[record].rows if isinstance(rows, slice) else len(rows)
         while start < stop:
             end = min(stop, start + room)
@@ -165,5 +178,5 @@ def _grouped(
             if not room:
                 yield tuple(pieces)
                 pieces, room = [], step
-    if pieces and not whole:
+    if pieces and not fixed:
         yield tuple(pieces)

@@ -26,10 +26,12 @@ class Size:
     Attributes:
         rows: Samples in it.
         key: Records with equal keys may be put together in a feed: sizes without axis 0, and what has no axis 0.
+        whole: Whether it is a feed as it is, and counts as one sample.
     """
 
     rows: int
     key: Hashable
+    whole: bool = False
 
 
 class Records(Protocol):
@@ -60,12 +62,13 @@ def size_of(arrays: Mapping[str, Array], layout: Layout, where: str) -> Size:
     """
     key = tuple((n, a.shape[1:] if a.ndim else a.tobytes()) for n, a in arrays.items())
     if layout.batch is None:
-        return Size(1, key)
+        return Size(1, key, whole=True)
     lengths = {n: len(a) for n, a in arrays.items() if a.ndim}
     if len(set(lengths.values())) > 1:
         said = ", ".join(f"{n}: {k}" for n, k in lengths.items())
         raise InputError(f"{where}: the inputs have different numbers of samples ({said})")
-    return Size(next(iter(lengths.values())), key)
+    rows = next(iter(lengths.values()))
+    return Size(1, key, whole=True) if layout.batch and rows == layout.batch else Size(rows, key)
 
 
 def as_record(item: Any, layout: Layout, where: str) -> Feed:

@@ -13,7 +13,7 @@ from graphprune.data.wanted import Layout, not_finite
 from graphprune.errors import InputError
 
 
-def from_python(source: Any, layout: Layout, limit: int | None, seed: int) -> Records:
+def from_python(source: Any, layout: Layout, limit: int | None, seed: int, name: str = "") -> Records:
     """Samples of any Python object that gives items; see :func:`graphprune.data.samples` for what an item is.
 
     Args:
@@ -22,15 +22,19 @@ def from_python(source: Any, layout: Layout, limit: int | None, seed: int) -> Re
         layout: What the graph takes.
         limit: Samples that will be taken at most; what goes by only once gives its first ones.
         seed: Seed of the draw from a sequence.
+        name: What it is, for messages. A function with a name here is called once.
 
     Raises:
         InputError: It gives no items, or one does not fit.
     """
-    name = f"data from {getattr(source, '__name__', type(source).__name__)}"
-    if inspect.isgeneratorfunction(source):
-        return Calls(source, layout, limit, name)
-    if callable(source) and not hasattr(source, "get_next") and not hasattr(source, "__iter__"):
-        return from_python(_called(source, name), layout, limit, seed)
+    if inspect.isgeneratorfunction(source) and not name:
+        return Calls(source, layout, limit, _named(source))
+    name = name or _named(source)
+    if _is_function(source):
+        made = _called(source, name)
+        if _is_function(made):
+            raise InputError(f"{name}: gives a function; it has to give samples")
+        return from_python(made, layout, limit, seed, name)
     if callable(getattr(source, "get_next", None)):
         return spooled(iter(source.get_next, None), layout, limit, name)
     if hasattr(source, "__len__") and hasattr(source, "__getitem__"):
@@ -41,6 +45,16 @@ def from_python(source: Any, layout: Layout, limit: int | None, seed: int) -> Re
         f"{type(source).__name__} is no source of samples; give a path, arrays, an iterable, a generator function or a"
         " calibration data reader"
     )
+
+
+def _is_function(source: Any) -> bool:
+    """Whether samples come from calling it: a function, or the class of a reader."""
+    gives = hasattr(source, "get_next") or hasattr(source, "__iter__")
+    return callable(source) and (isinstance(source, type) or not gives)
+
+
+def _named(source: Any) -> str:
+    return f"data from {getattr(source, '__name__', type(source).__name__)}"
 
 
 def spooled(items: Iterable[Any], layout: Layout, limit: int | None, name: str) -> Spool:
@@ -149,16 +163,16 @@ class Calls:
 
 def _records(items: Iterable[Any], layout: Layout, limit: int | None, name: str) -> Iterator[tuple[Feed, Size]]:
     """Items as records, checked, up to a number of samples; a fixed batch is filled."""
-    step = layout.batch or 1
-    left = -(-limit // step) * step if limit is not None else None
+    step, count = layout.batch or 1, 0
     for k, item in enumerate(_guarded(items, name)):
         arrays, size = _record(item, layout, f"{name}: item {k}")
-        if left is not None and size.rows > left:
+        left = -(-limit // step) * step - count if limit is not None else size.rows
+        if size.rows > left:
             arrays, size = dict(rows_of(arrays, slice(0, left))), Size(left, size.key)
         _check(arrays, f"{name}: item {k}")
         yield arrays, size
-        left = left - size.rows if left is not None else None
-        if left == 0:
+        count += size.rows
+        if limit is not None and count >= limit and (size.whole or not count % step):
             return
 
 

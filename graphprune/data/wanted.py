@@ -11,9 +11,10 @@ import numpy as np
 import onnx_ir as ir
 
 from graphprune.errors import InputError
-from graphprune.graph.model import Array, Graph
+from graphprune.graph.model import Array, Graph, Node, Value
 
 _RECURRENT = {"LSTM", "GRU", "RNN", "DynamicQuantizeLSTM", "Scan"}
+_SLIDING = {"Conv", "MaxPool", "AveragePool"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,8 @@ class Layout:
         model: Its name, for messages.
         inputs: What it takes, in order.
         batch: Samples per feed: 0 where axis 0 of every input is a free batch, its size where that is fixed, None
-            where samples cannot be put together, so that every feed is one sample.
+            where samples cannot be put together, so that every feed is one sample. What already has a fixed size is
+            never mixed with others: the axis may be something else than a batch.
     """
 
     model: str
@@ -98,7 +100,7 @@ def layout_of(graph: Graph) -> Layout:
 
 
 def _batch(graph: Graph, inputs: list[Wanted]) -> int | None:
-    """See :class:`Layout`. A signal of one free axis, and time that a recurrent layer runs along, are no batch."""
+    """See :class:`Layout`. A signal of one free axis, and time, are no batch."""
     ranked = [w.shape for w in inputs if w.shape is None or w.shape]
     if not ranked or any(s is None for s in ranked):
         return None
@@ -108,17 +110,30 @@ def _batch(graph: Graph, inputs: list[Wanted]) -> int | None:
     (first,) = leading
     if first is not None:
         return first
-    values = [graph.values[w.name] for w in inputs if w.shape]
-    ends = {(v.shape[0], v.other[0] if v.other else v.shape[0]) for v in values if v.shape}
+    ends = {_ends(graph.values[w.name], 0) for w in inputs if w.shape}
     if len(ends) > 1 or all(len(s) < 2 for s in ranked if s):
         return None
     (sizes,) = ends
-    for node in graph.nodes:
-        if node.op in _RECURRENT and not node.attrs.get("layout"):
-            along = graph.values.get(node.inputs[0])
-            if along is not None and along.shape and along.other and (along.shape[0], along.other[0]) == sizes:
-                return None
-    return 0
+    outputs = [graph.values[n] for n in graph.outputs]
+    if all(v.shape is not None and not any(v.dynamic[:1]) for v in outputs):
+        return None
+    return None if any(_along(graph, node, sizes) for node in graph.nodes) else 0
+
+
+def _along(graph: Graph, node: Node, sizes: tuple[int, int] | None) -> bool:
+    """Whether a layer runs along the axis with these sizes at the two probes, as along time."""
+    value = graph.values.get(node.inputs[0]) if node.inputs else None
+    if value is None or not value.shape:
+        return False
+    if node.op in _RECURRENT:
+        return not node.attrs.get("layout") and _ends(value, 0) == sizes
+    sliding = node.op in _SLIDING and _ends(value, 0) != sizes
+    return sliding and any(_ends(value, a) == sizes for a in range(2, len(value.shape)))
+
+
+def _ends(value: Value, axis: int) -> tuple[int, int] | None:
+    """Sizes of an axis at both probes."""
+    return (value.shape[axis], (value.other or value.shape)[axis]) if value.shape else None
 
 
 def checked(value: Any, wanted: Wanted, where: str) -> Array:
