@@ -2,6 +2,6 @@
 
 from graphprune.data.collection import Samples
 from graphprune.data.records import Feed
-from graphprune.data.sources import samples
+from graphprune.data.sources import given_samples, samples
 
-__all__ = ["Feed", "Samples", "samples"]
+__all__ = ["Feed", "Samples", "given_samples", "samples"]

@@ -85,6 +85,15 @@ class Samples:
     def __iter__(self) -> Iterator[Feed]:
         return self._feeds(self._plan)
 
+    @property
+    def batched(self) -> bool:
+        """Whether axis 0 of every input is the batch."""
+        return self._layout.batch is not None
+
+    def in_feed(self, number: int) -> int:
+        """Samples in one of the feeds."""
+        return self._counted(self._plan[number])
+
     def head(self, feeds: int, batch: int | None = None) -> list[Feed]:
         """The first few feeds.
 

@@ -46,11 +46,13 @@ def load_function(text: str, default: str = "") -> Callable[..., Any]:
         raise InputError(f"{path}: is no Python file")
     module = importlib.util.module_from_spec(spec)
     sys.path.insert(0, str(path.resolve().parent))
+    written, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # nothing is left beside the user's file
     try:
         spec.loader.exec_module(module)
     except Exception as error:
         raise InputError(f"{path}: {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
     finally:
+        sys.dont_write_bytecode = written
         sys.path.remove(str(path.resolve().parent))
     found = getattr(module, name, None)
     if not callable(found):

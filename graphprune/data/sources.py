@@ -22,6 +22,7 @@ from graphprune.errors import InputError
 from graphprune.graph.model import Graph
 
 RANDOM = "random"
+SAMPLES = 1024  # taken where no number is given
 
 
 def samples(
@@ -64,8 +65,26 @@ def samples(
     layout = layout_of(graph)
     if not layout.inputs:
         raise InputError(f"{graph.name}: has no inputs, so that there is nothing to give data for")
+    if seed < 0:
+        raise InputError(f"seed {seed}: must be 0 or more")
     records = _records(source, graph, layout, limit, seed, preprocess)
     return Samples(records, layout, limit, batch, seed)
+
+
+def given_samples(
+    source: Any, graph: Graph, count: int | None, seed: int, preprocess: Mapping[str, Any] | None
+) -> Samples | None:
+    """Samples as the options of a run say, 1,024 at most where no number is given; None without data.
+
+    Raises:
+        InputError: See :func:`samples`; or there is no data, but options for it.
+    """
+    if source is not None:
+        return samples(source, graph, limit=SAMPLES if count is None else count, seed=seed, preprocess=preprocess)
+    for name, value in (("samples", count), ("preprocess", preprocess)):
+        if value is not None:
+            raise InputError(f"{name} is given, but no data that it is for")
+    return None
 
 
 def _records(source: Any, graph: Graph, layout: Layout, limit: int | None, seed: int, preprocess: Any) -> Records:
