@@ -26,6 +26,7 @@ from graphprune.rewrite.files import check_output, save, staged
 Step = Callable[[str], None]
 DONE = "done"  # the step after which every file is in place
 _RUNS = 20
+_COMPARED = 64  # samples of the data read by verify
 
 
 def prune(model: Path, output: Path, recipe: Recipe, step: Step, *, given: Path | None = None) -> PruneReport:
@@ -173,7 +174,7 @@ def profile(model: Path, *, latency: bool, threads: int, input_shape: tuple[str,
 
 
 def _feeds(data: str | None, graph: Graph) -> list[dict[str, Array]]:
-    return samples(data, graph).head(2, batch=8) if data is not None else []
+    return samples(data, graph, limit=_COMPARED).head(2, batch=8) if data is not None else []
 
 
 def _written(verb: str, model: Path, output: Path, result: api.Result, folder: Path) -> PruneReport:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +216,18 @@ def test_a_folder_of_stacks_and_single_samples(tmp_path: Path) -> None:
     np.save(tmp_path / "c.npy", np.full((2, 3), np.nan, np.float32))
     with pytest.raises(InputError, match=r"c\.npy: sample 0: x holds NaN"):
         samples(tmp_path, graph_of(FREE))
+
+
+def test_a_folder_of_more_files_than_may_be_open(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for k in range(200):
+        np.savez(tmp_path / f"{k:03}.npz", x=rows(1) + k)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (100, before[1]))
+    try:
+        made = samples(tmp_path, graph_of(FREE))
+        assert numbers(made) == list(range(200))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_folders_without_data(tmp_path: Path) -> None:

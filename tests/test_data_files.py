@@ -217,6 +217,16 @@ def test_saved_inputs(tmp_path: Path) -> None:
     assert numbers(samples(tmp_path / "one.json", graph_of(FREE))) == [2]
 
 
+def test_what_polygraphy_itself_writes(tmp_path: Path) -> None:
+    polygraphy = pytest.importorskip("polygraphy.json")
+    lazy = pytest.importorskip("polygraphy.comparator.struct").LazyArray
+    path = tmp_path / "inputs.json"
+    polygraphy.save_json([{"x": r[None]} for r in rows(3)], str(path))
+    assert numbers(samples(path, graph_of(FREE))) == [0, 1, 2]
+    polygraphy.save_json([{"x": lazy(r[None])} for r in rows(3)], str(path))
+    assert numbers(samples(path, graph_of(FREE))) == [0, 1, 2]
+
+
 def test_saved_inputs_in_a_folder(tmp_path: Path) -> None:
     for k, r in enumerate(rows(5)):
         (tmp_path / f"{k:010}.json").write_text(json.dumps({"x": entry(r[None])}))

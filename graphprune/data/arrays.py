@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import zipfile
 from collections.abc import Mapping
+from copy import copy
 from pathlib import Path
 from typing import IO, Any
 
@@ -108,24 +109,31 @@ class File(Stack):
     Args:
         path: The file.
         layout: What the graph takes.
+        held: Whether it stays open between passes; one of many files must not.
 
     Raises:
         InputError: It cannot be read, or does not fit.
     """
 
-    def __init__(self, path: Path, layout: Layout) -> None:
-        self._path = path
+    def __init__(self, path: Path, layout: Layout, *, held: bool = True) -> None:
+        self._path, self._held = path, held
         super().__init__(self._arrays(layout), layout, str(path))
+        if not held:
+            self.arrays = {}
+
+    def reader(self) -> Read:
+        """Reads any record; a view, nothing is read from the file yet."""
+        if self.arrays:
+            return self._part
+        opened = self if self._held else copy(self)
+        opened._open(self._arrays(self._layout))
+        return opened._part
 
     def _arrays(self, layout: Layout) -> dict[str, Array]:
         return named(_read(self._path), layout, str(self._path))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k != "arrays"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._open(self._arrays(self._layout))
+        return {**self.__dict__, "arrays": {}}
 
 
 def named(found: Array | Mapping[str, Any], layout: Layout, where: str) -> dict[str, Array]:
@@ -147,7 +155,7 @@ def named(found: Array | Mapping[str, Any], layout: Layout, where: str) -> dict[
 
 def folder(path: Path, files: list[Path], layout: Layout) -> Records:
     """Samples of all .npz and .npy files of a folder, one sample or one stack in each."""
-    return Chain(str(path), [File(f, layout) for f in files])
+    return Chain(str(path), [File(f, layout, held=False) for f in files])
 
 
 # -- reading ---------------------------------------------------------------------------------------------
