@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 
-from graphprune.api_torch import carried_out_inplace, is_torch, slice_optimizer, trace, traced_module
+from graphprune.api_torch import carried_out_inplace, check_destination, is_torch, slice_optimizer, trace, traced_module
 from graphprune.budget.planner import Planner
 from graphprune.budget.targets import Amount
 from graphprune.checkpoints import apply_plan, as_plan, save_module
 from graphprune.coupling.groups import DependencyGraph
 from graphprune.coupling.groups import analyze as _analyze
+from graphprune.data import given_samples
 from graphprune.dialect import dialect_of
 from graphprune.errors import InputError
 from graphprune.graph.checks import refuse_nan
@@ -29,6 +31,7 @@ from graphprune.rewrite.shards import INDEX
 from graphprune.rules import has_rule
 from graphprune.search import Progress, Result, folded_cut, replay, search
 from graphprune.verify.compare import Verdict
+from graphprune.verify.metric import Judge, Metric
 
 __all__ = ["Result", "analyze", "apply", "load", "plan", "prune", "save", "slice_optimizer", "trace", "verify"]
 
@@ -233,8 +236,11 @@ def prune(
     example_inputs: Any = None,
     inplace: bool = False,
     check: bool = True,
+    data: Any = None,
+    samples: int | None = None,
+    preprocess: Mapping[str, Any] | None = None,
+    metric: Metric | str | None = None,
     feeds: Sequence[Any] = (),
-    samples: int = 1,
     progress: Progress = lambda _: None,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
     from_plan: Plan | None = None,
@@ -250,8 +256,11 @@ def prune(
         example_inputs: What a module takes: a tensor, a tuple, or a dictionary by keyword.
         inplace: Cut the module itself once all is proved; its parameters stay the same objects.
         check: Verify against the masked original; culprits are found by bisection, frozen, and planned around.
-        feeds: Inputs for verification beside random ones.
-        samples: Random inputs per input size.
+        data: Samples from any source of :func:`graphprune.samples`, for verification and agreement with the original.
+        samples: How many of them to take (1024).
+        preprocess: How images become inputs.
+        metric: A measure of one's own: a function of ``run(feed) -> outputs``, for a module of the module itself.
+        feeds: Inputs for verification beside random ones and the data.
         progress: Called with the name of each step.
         input_shapes: Sizes of inputs with dynamic axes.
         from_plan: Carry out this plan instead of making one.
@@ -262,7 +271,7 @@ def prune(
         The result; its ``model`` is what was written.
 
     Raises:
-        InputError: Bad file, plan or option.
+        InputError: Bad file, plan, data or option.
         InfeasibleError: The target cannot be met.
         NothingToPruneError: No unit can be removed.
         VerificationError: The result could not be proved right; nothing was written.
@@ -271,16 +280,18 @@ def prune(
         check_output(Path(output), *([Path(source)] if isinstance(source, str | Path) else []))
     progress("load")
     graph = _graph(source, input_shapes, example_inputs)
-    if traced_module(graph) is None and inplace:
-        raise InputError("inplace=True is for modules; files are never changed in place")
-    if traced_module(graph) is not None and output is not None:
-        raise InputError("prune returns a module and writes no file; graphprune.save writes one")
+    check_destination(graph, output, inplace=inplace)
     refuse_nan(graph)
+    given = given_samples(data, graph, samples, options.get("seed", 0), preprocess)
+    judge = Judge(graph, given if check else None, metric)
+    feeds = [*feeds, *(given.head(2, batch=8) if given is not None and check else ())]
     progress("analyze")
     deps = analyze(graph, allow_io=from_plan.allow_io if from_plan else allow_io)
-    result = replay(deps, from_plan, check, feeds, samples, progress) if from_plan else None
+    result = replay(deps, from_plan, check, feeds, 1, progress) if from_plan else None
     if result is None:
-        result = search(deps, options, check, feeds, samples, progress)
+        result = search(deps, options, check, feeds, 1, progress)
+    progress("measure")
+    result = replace(result, quality=judge(result.deps, result.plan, result.model))
     if inplace:
         result = carried_out_inplace(result)
     if output is not None:

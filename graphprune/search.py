@@ -20,6 +20,7 @@ from graphprune.folding.analysis import Folding
 from graphprune.plan import Plan, is_lossless, planned_cut
 from graphprune.verify.bisect import culprits
 from graphprune.verify.compare import Verdict
+from graphprune.verify.metric import Quality
 
 Progress = Callable[[str], None]
 _ROUNDS = 5
@@ -38,6 +39,7 @@ class Result:
         verdict: The proof, None when verification was switched off.
         frozen: Groups that were given up because they did not verify.
         folded: Constants of removed channels that the layers reading them took over.
+        quality: The user's metric and agreement with the original; None where nothing was measured.
     """
 
     model: Any
@@ -48,6 +50,7 @@ class Result:
     verdict: Verdict | None
     frozen: tuple[str, ...] = ()
     folded: int = 0
+    quality: Quality | None = None
 
 
 def folded_cut(deps: DependencyGraph, ready: Plan) -> Cut:
