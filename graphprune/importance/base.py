@@ -11,13 +11,20 @@ import numpy as np
 from graphprune.coupling.groups import DependencyGraph
 from graphprune.errors import InputError
 from graphprune.importance import magnitude, random
+from graphprune.importance.activation_attention import activation_attention
+from graphprune.importance.activation_mean import activation_mean
+from graphprune.importance.activation_variance import activation_variance
+from graphprune.importance.apoz import apoz
 from graphprune.importance.bn_scale import bn_scale
+from graphprune.importance.correlation import correlation
 from graphprune.importance.dimap import dimap
+from graphprune.importance.entropy import entropy
 from graphprune.importance.fpgm import fpgm
 from graphprune.importance.lamp import lamp
 from graphprune.importance.similarity import similarity
 from graphprune.importance.slices import AGGREGATES, Scores, Slices
 from graphprune.importance.spectral import spectral
+from graphprune.importance.wanda import wanda
 
 if TYPE_CHECKING:
     from graphprune.calibration import Calibration
@@ -39,7 +46,15 @@ CRITERIA: Mapping[str, Criterion] = {
 }
 """Criteria that look at the weights alone: functions (deps, seed)."""
 
-MEASURED: dict[str, Criterion] = {}
+MEASURED: dict[str, Criterion] = {
+    "wanda": wanda,
+    "activation-mean": activation_mean,
+    "activation-variance": activation_variance,
+    "activation-attention": activation_attention,
+    "apoz": apoz,
+    "correlation": correlation,
+    "entropy": entropy,
+}
 """Criteria that look at data: functions (deps, calibration)."""
 
 OWN_SCALE = frozenset({"lamp", "dimap"})
