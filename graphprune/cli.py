@@ -118,8 +118,8 @@ def plan(
     """
     from graphprune import commands
 
-    if flags.data is not None or flags.no_verify:
-        raise InputError("plan verifies nothing: --data and --no-verify belong to prune, apply and verify")
+    if flags.no_verify:
+        raise InputError("plan verifies nothing: --no-verify belongs to prune and apply")
     _show(view, lambda step: commands.plan(model, output, _merged(flags, recipe), step))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 
@@ -13,6 +14,7 @@ from graphprune.data.arrays import load_feeds
 from graphprune.errors import InputError, VerificationError
 from graphprune.graph.model import Array, Graph
 from graphprune.graph.onnx import external_files
+from graphprune.importance.base import wants_data
 from graphprune.plan import Plan
 from graphprune.recipe import Recipe, parse_shapes
 from graphprune.report.models import AnalysisReport, CheckpointReport, FieldChange, PruneReport, VerifyReport
@@ -25,6 +27,7 @@ from graphprune.rewrite.files import check_output, save, staged
 Step = Callable[[str], None]
 DONE = "done"  # the step after which every file is in place
 _RUNS = 20
+_CALIBRATED = 128  # feeds that criteria on data look at, at most
 
 
 def prune(model: Path, output: Path, recipe: Recipe, step: Step, *, given: Path | None = None) -> PruneReport:
@@ -42,6 +45,7 @@ def prune(model: Path, output: Path, recipe: Recipe, step: Step, *, given: Path 
     step("load")
     graph = api.load(model, input_shapes=shapes)
     feeds = _feeds(recipe.data, graph)
+    options |= _measured(recipe, graph)
     result = api.prune(graph, check=not recipe.no_verify, feeds=feeds, progress=step, **options)
     step("write")
     with staged(output, partial(step, DONE)) as folder:
@@ -104,6 +108,9 @@ def plan(model: Path, output: Path, recipe: Recipe, step: Step) -> PruneReport:
     graph = api.load(model, input_shapes=recipe.input_shapes())
     step("analyze")
     deps = api.analyze(graph, allow_io=options.pop("allow_io", ()))
+    if recipe.data is not None and not wants_data(recipe.criterion or "l2"):
+        raise InputError("plan verifies nothing: --data belongs to prune, apply and verify, or to a criterion on data")
+    options |= _measured(recipe, graph)
     step("plan")
     made = api.plan(deps, **options)
     step("write")
@@ -176,6 +183,13 @@ def _feeds(data: Path | None, graph: Graph) -> list[dict[str, Array]]:
     return load_feeds(data, graph) if data is not None else []
 
 
+def _measured(recipe: Recipe, graph: Graph) -> dict[str, Any]:
+    """Samples for a criterion that looks at data."""
+    if recipe.data is None or not wants_data(recipe.criterion or "l2"):
+        return {}
+    return {"data": load_feeds(recipe.data, graph, _CALIBRATED)}
+
+
 def _written(verb: str, model: Path, output: Path, result: api.Result, folder: Path) -> PruneReport:
     """Write the model into ``folder``; the report with the sizes on disk."""
     original: ir.Model = result.deps.source.source
@@ -192,6 +206,7 @@ def _written(verb: str, model: Path, output: Path, result: api.Result, folder: P
         check=checked(result.verdict),
         folded=result.folded,
         given_up=result.frozen,
+        notes=result.notes,
         groups=group_cuts(result.deps, result.plan),
         blocked=blocked_axes(result.deps),
         io=io_cuts(result.deps.source, result.plan),
