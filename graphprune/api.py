@@ -92,6 +92,9 @@ def plan(
     size: Amount | None = None,
     ratio: Amount | None = None,
     criterion: str | Criterion = "l2",
+    aggregate: str = "sum",
+    normalise: str = "auto",
+    data: Any = None,
     seed: int = 0,
     lossless: bool = False,
     align: int | None = None,
@@ -111,7 +114,12 @@ def plan(
         params: Limit on parameters.
         size: Limit on the bytes of the written file.
         ratio: Share of channels that every group loses, 0.3 or "30%".
-        criterion: "l2", "l1", "random", or a function (deps, seed) → scores per unit.
+        criterion: A name, see docs/criteria.md, or a function (deps, seed) or (deps, calibration) → scores per unit.
+        aggregate: What is made of the coupled slices of a unit: "sum", "mean" or "max".
+        normalise: What the scores of a group are divided by: its "mean", "max" or "sum", or "none"; "auto" is "none"
+            for criteria that compare groups by themselves, else "mean".
+        data: Feeds, dictionaries by input name, or a :class:`graphprune.calibration.Calibration`: for criteria that
+            look at activations.
         seed: Seed of criteria that draw.
         lossless: Remove the dead channels, all of them and nothing else, instead of meeting a target.
         align: Kept widths are multiples of this where a group is wide enough; 8, or 1 when lossless.
@@ -136,6 +144,9 @@ def plan(
         "size": size,
         "ratio": ratio,
         "criterion": criterion,
+        "aggregate": aggregate,
+        "normalise": normalise,
+        "data": data,
         "seed": seed,
         "lossless": lossless,
         "min_channels": min_channels,
@@ -289,7 +300,7 @@ def prune(
     deps = analyze(graph, allow_io=from_plan.allow_io if from_plan else allow_io)
     result = replay(deps, from_plan, check, feeds, 1, progress) if from_plan else None
     if result is None:
-        result = search(deps, options, check, feeds, 1, progress)
+        result = search(deps, {**options, "data": given}, check, feeds, 1, progress)
     progress("measure")
     result = replace(result, quality=judge(result.deps, result.plan, result.model))
     if inplace:

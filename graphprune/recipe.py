@@ -43,12 +43,18 @@ class Recipe:
             Repeatable.
         shared_offsets: Every convolution group, head or norm group loses the same offsets, even where each could keep
             its own.
-        criterion: How channels are ranked: l2, l1 or random (l2).
+        criterion: How channels are ranked, see docs/criteria.md (l2). By weights: l1, l2, lamp, bn-scale, fpgm, dimap,
+            spectral, similarity, random. By --data: wanda, activation-mean, activation-variance,
+            activation-attention, apoz, correlation, entropy.
+        aggregate: What is made of a channel's coupled slices: sum, mean or max (sum).
+        normalise: What the scores of a group are divided by: its mean, max or sum, or none (auto: mean, none for
+            criteria that compare groups by themselves).
         seed: Seed of everything that draws (0).
         input_shape: Sizes for an input with dynamic axes: x:1,3,224,224, without the name if it is the only one.
             Repeatable.
-        data: Samples without labels: a .npz or .npy file stacked on axis 0, a folder of them or of images, JSON of
-            Polygraphy's --save-inputs, LOADER.py:FUNCTION, or the word random.
+        data: Samples without labels, for criteria that look at activations and for verification: a .npz or .npy file
+            stacked on axis 0, a folder of them or of images, JSON of Polygraphy's --save-inputs, LOADER.py:FUNCTION,
+            or the word random.
         samples: How many samples to take of the data (1024).
         preprocess: How images become inputs: resize, crop, color, scale, mean, std, layout. In recipes only.
         metric: A measure of your own, before and after: FILE.py:FUNCTION, called with run(feed) -> outputs.
@@ -68,6 +74,8 @@ class Recipe:
     allow_io: tuple[str, ...] | None = None
     shared_offsets: bool | None = None
     criterion: str | None = None
+    aggregate: str | None = None
+    normalise: str | None = None
     seed: int | None = None
     input_shape: tuple[str, ...] | None = None
     data: str | None = None
@@ -101,6 +109,8 @@ class Recipe:
             "allow_io",
             "shared_offsets",
             "criterion",
+            "aggregate",
+            "normalise",
             "seed",
         ):
             if getattr(self, key) is not None:
@@ -289,6 +299,8 @@ _CONVERT: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "allow_io": ("a regular expression or a list of them", _texts),
     "shared_offsets": ("true or false", _switch),
     "criterion": ("a name", _text),
+    "aggregate": ("a name", _text),
+    "normalise": ("a name", _text),
     "seed": ("a whole number", _whole),
     "input_shape": ("a shape or a list of them", _texts),
     "data": ("a path", _text),

@@ -40,6 +40,7 @@ class Result:
         frozen: Groups that were given up because they did not verify.
         folded: Constants of removed channels that the layers reading them took over.
         quality: The user's metric and agreement with the original; None where nothing was measured.
+        notes: What else to know, such as groups that the criterion could not judge.
     """
 
     model: Any
@@ -51,6 +52,7 @@ class Result:
     frozen: tuple[str, ...] = ()
     folded: int = 0
     quality: Quality | None = None
+    notes: tuple[str, ...] = ()
 
 
 def folded_cut(deps: DependencyGraph, ready: Plan) -> Cut:
@@ -104,6 +106,7 @@ def search(
     """
     planner, dialect = Planner.from_options(deps, options), dialect_of(deps.source)
     deps = planner.deps
+    notes = tuple(planner.notes)
     frozen: list[str] = []
     verdict: Verdict | None = None
     for _ in range(_ROUNDS):
@@ -118,7 +121,7 @@ def search(
         ready, cut, model = _rewritten(planner, dialect, units, progress, check=check)
         after = planner.cost.costs(cut.removed)
         if not check:
-            return Result(model, ready, deps, planner.dense, after, None, folded=cut.folded)
+            return Result(model, ready, deps, planner.dense, after, None, folded=cut.folded, notes=notes)
         progress("verify")
 
         def passes(part: Cut, model: Any = None) -> Verdict:
@@ -128,7 +131,7 @@ def search(
 
         verdict = passes(cut, model)
         if verdict.passed:
-            return Result(model, ready, deps, planner.dense, after, verdict, tuple(frozen), cut.folded)
+            return Result(model, ready, deps, planner.dense, after, verdict, tuple(frozen), cut.folded, notes=notes)
         progress("bisect")
         bad = culprits(deps, cut, lambda c: passes(c).passed)
         if not bad or len(bad) == len(ready.groups):

@@ -42,7 +42,7 @@ class Walk:
         self._model, self._store, self._threads = model, store, threads
         self._nodes = list(model.graph)
         self._values = {v.name or "": v for v in _top_values(model.graph)}
-        self._wanted = {name: 1 for name in wanted}
+        self._wanted = dict.fromkeys(wanted, 1)
         self._varying = _varying(model.graph)
         self._last = self._last_reads()
         self._made = {o.name: i for i, n in enumerate(self._nodes) for o in n.outputs if o.name}

@@ -115,7 +115,7 @@ def _refit_layer(job: _Job) -> LayerError:
     bias = np.zeros((groups, outs)) if had is None else np.asarray(had, np.float64).reshape(groups, outs)
     train, held = Normal.empty(groups, inputs, outs), Normal.empty(groups, inputs, outs)
     rng = np.random.default_rng(job.seed)
-    kernel = kept.shape[2:] if layer.linear.node.key != "Gemm" and layer.linear.node.key != "MatMul" else ()
+    kernel = kept.shape[2:] if "Conv" in layer.linear.node.key else ()
     limit = max(_LEAST, _ROWS * inputs) // max(job.pruned.feeds, 1) + 1
     for place, (data, target) in enumerate(job.pairs()):
         total = target.size // (groups * outs)

@@ -36,7 +36,7 @@ class Fit:
 
 
 def solve(data: Normal, weight: Real, bias: Real, strength: float, *, free_bias: bool) -> tuple[Real, Real]:
-    """argmin |x·w + b - y|² + λ|w - weight|², λ = strength times the mean second moment of the inputs."""
+    """Argmin |x·w + b - y|² + λ|w - weight|², λ = strength times the mean second moment of the inputs."""
     if free_bias:
         xx, xy, _ = data.centred()
     else:

@@ -168,6 +168,7 @@ class PruneReport(_Value):
         check: The verification, None for a plan.
         folded: Constants of removed channels that the layers reading them took over.
         given_up: Groups left whole because their removal did not verify.
+        notes: What else to know.
         groups: What the groups lost, largest savings first.
         blocked: What could not be cut, largest first.
         io: Axes of graph inputs and outputs that shrank.
@@ -184,6 +185,7 @@ class PruneReport(_Value):
     check: Check | None
     folded: int = 0
     given_up: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     groups: tuple[GroupCut, ...]
     blocked: tuple[BlockedAxis, ...]
     io: tuple[IoCut, ...] = ()

@@ -53,6 +53,7 @@ def _prune(report: PruneReport, rows: int | None = _ROWS) -> RenderableType:
     if report.given_up:
         parts.append(Text(f"left whole because their removal did not verify: {', '.join(report.given_up)}", "yellow"))
     parts += quality_tables(report.quality, rows)
+    parts += [Text(note, "yellow") for note in report.notes]
     parts += _interface(report.io, rows)
     lossless = bool(report.recipe.get("lossless"))
     parts += _cuts(
