@@ -87,6 +87,7 @@ def plan(
     macs: Amount | None = None,
     params: Amount | None = None,
     size: Amount | None = None,
+    memory: Amount | None = None,
     ratio: Amount | None = None,
     criterion: str | Criterion = "l2",
     seed: int = 0,
@@ -107,6 +108,7 @@ def plan(
         macs: Limit on MACs, "50%" (what remains) or "1.2G".
         params: Limit on parameters.
         size: Limit on the bytes of the written file.
+        memory: Limit on the bytes of activations alive at once, "8MB" or "60%".
         ratio: Share of channels that every group loses, 0.3 or "30%".
         criterion: "l2", "l1", "random", or a function (deps, seed) → scores per unit.
         seed: Seed of criteria that draw.
@@ -131,6 +133,7 @@ def plan(
         "macs": macs,
         "params": params,
         "size": size,
+        "memory": memory,
         "ratio": ratio,
         "criterion": criterion,
         "seed": seed,

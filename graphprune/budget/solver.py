@@ -21,7 +21,7 @@ from graphprune.errors import InfeasibleError
 _CLOSE = 0.002  # unused share of a limit that is not worth filling
 _ROUGH = 0.025  # unused share above which steps are traded between groups
 _MAX_TRADERS = 40
-_NAMES = {"bytes": "bytes of weights"}
+_NAMES = {"bytes": "bytes of weights", "memory": "peak activation memory"}
 
 
 @dataclass(frozen=True, slots=True)
