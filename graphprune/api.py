@@ -90,6 +90,7 @@ def plan(
     macs: Amount | None = None,
     params: Amount | None = None,
     size: Amount | None = None,
+    memory: Amount | None = None,
     ratio: Amount | None = None,
     criterion: str | Criterion = "l2",
     aggregate: str = "sum",
@@ -113,6 +114,7 @@ def plan(
         macs: Limit on MACs, "50%" (what remains) or "1.2G".
         params: Limit on parameters.
         size: Limit on the bytes of the written file.
+        memory: Limit on the bytes of activations alive at once, "8MB" or "60%".
         ratio: Share of channels that every group loses, 0.3 or "30%".
         criterion: A name, see docs/criteria.md, or a function (deps, seed) or (deps, calibration) → scores per unit.
         aggregate: What is made of the coupled slices of a unit: "sum", "mean" or "max".
@@ -142,6 +144,7 @@ def plan(
         "macs": macs,
         "params": params,
         "size": size,
+        "memory": memory,
         "ratio": ratio,
         "criterion": criterion,
         "aggregate": aggregate,

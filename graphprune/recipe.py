@@ -20,7 +20,7 @@ AUTO_ALIGN = 8
 RANDOM = "random"
 _SHAPE = re.compile(r"(?:(?P<name>.*):)?(?P<sizes>\d+(?:[x,]\d+)*)")
 _SCRIPT = re.compile(r"(?P<file>.*\.py):(?P<name>\w+)")
-_AMOUNTS = ("macs", "params", "size", "ratio")
+_AMOUNTS = ("macs", "params", "size", "memory", "ratio")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +31,7 @@ class Recipe:
         macs: Limit on MACs: 50% (what remains) or 1.2G.
         params: Limit on parameters: 50% or 5M.
         size: Limit on the size of the file: 50% or 20MB.
+        memory: Limit on the activations alive at once, at batch 1: 50% or 8MB.
         ratio: Share of channels that every group loses: 0.3 or 30%.
         lossless: Remove the dead channels and nothing else: the result equals the original. Takes no target.
         align: Kept widths are multiples of this where a group is wide enough: a number, or auto (8). 1 frees them.
@@ -64,6 +65,7 @@ class Recipe:
     macs: str | None = None
     params: str | None = None
     size: str | None = None
+    memory: str | None = None
     ratio: str | None = None
     lossless: bool | None = None
     align: str | None = None

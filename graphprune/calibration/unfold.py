@@ -87,8 +87,8 @@ def _windows(found: Linear, data: Array, kernel: Sequence[int], rows: NDArray[np
     else:
         batch, *places = np.unravel_index(rows, (data.shape[0], *out))
         cube = view[(batch, slice(None), *places)].reshape(len(rows), data.shape[1], math.prod(kernel))
-    groups = found.groups
-    return cube.reshape(len(cube), groups, -1).transpose(1, 0, 2)
+    grouped: Array = cube.reshape(len(cube), found.groups, -1)
+    return grouped.transpose(1, 0, 2)
 
 
 def _pads(

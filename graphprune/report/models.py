@@ -21,11 +21,13 @@ class Cost(_Value):
         macs: Multiply-accumulates of one run.
         params: Stored elements.
         bytes: Size on disk where there is a file, else of the stored elements.
+        memory: Bytes of activations alive at once at the peak; None when not worked out.
     """
 
     macs: int
     params: int
     bytes: int
+    memory: int | None = None
 
 
 class Check(_Value):
