@@ -70,6 +70,8 @@ def silent() -> Iterator[None]:
 
 # ---- Torch-Pruning
 
+UNIFORM = ("L2", "group L2")  # criteria that are tried with one ratio for all layers too
+
 
 def module_macs(module: nn.Module, example: Tensor) -> int:
     """Multiply-accumulates of convolutions and linear layers for one sample."""
@@ -166,7 +168,7 @@ def torch_pruning_rows(task: Task, target: float, emit: Emit) -> Row:
     example = torch.from_numpy(next(iter(feeds[0].values()))[:1])
     limit = target * module_macs(module, example)
     for name, make in torch_criteria().items():
-        for whole in (True, False):
+        for whole in (True, False) if name in UNIFORM else (True,):
             label = f"{name}, {'global' if whole else 'uniform'}"
             try:
                 row["tried"][label] = _torch_row(task, module, example, make(), limit, feeds, whole=whole)
