@@ -70,7 +70,7 @@ def silent() -> Iterator[None]:
 
 # ---- Torch-Pruning
 
-UNIFORM = ("L2", "group L2")  # criteria that are tried with one ratio for all layers too
+UNIFORM = ("L2",)  # criteria that are tried with one ratio for all layers too
 
 
 def module_macs(module: nn.Module, example: Tensor) -> int:
@@ -103,8 +103,6 @@ def torch_criteria() -> dict[str, Callable[[], Any]]:
         "L2": lambda: importance.MagnitudeImportance(p=2, group_reduction="first"),
         "group L1": lambda: importance.GroupMagnitudeImportance(p=1),
         "group L2": lambda: importance.GroupMagnitudeImportance(p=2),
-        "LAMP": importance.LAMPImportance,
-        "BN scale": importance.BNScaleImportance,
     }
 
 
