@@ -28,9 +28,9 @@ from graphprune import api
 from graphprune.budget.planner import Planner
 from graphprune.coupling.cut import Cut
 from graphprune.graph.model import Array
+from graphprune.graph.run import Runner, random_feeds
 from graphprune.rewrite.onnx import rewrite
 from graphprune.verify.compare import verify_cut
-from graphprune.verify.run import Runner, random_feeds
 from tests.assets import fetch
 
 SAMPLES = 8

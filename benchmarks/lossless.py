@@ -27,8 +27,8 @@ from graphprune.api import load
 from graphprune.budget.lossless import NEARLY
 from graphprune.coupling.groups import DependencyGraph
 from graphprune.errors import GraphPruneError, NothingToPruneError
+from graphprune.graph.run import random_feeds
 from graphprune.importance.magnitude import nearly_zero
-from graphprune.verify.run import random_feeds
 from tests.assets import AssetUnavailable, fetch
 
 FILES = (

@@ -23,7 +23,7 @@ from benchmarks.common import Row, emit, fingerprint
 from benchmarks.obstacles import fixed_macs, free_share, obstacles
 from graphprune.cost.model import CostModel
 from graphprune.errors import InfeasibleError
-from graphprune.verify.run import random_feeds
+from graphprune.graph.run import random_feeds
 
 _FLOOR = re.compile(r"macs [\d,]+ is out of reach: the best reachable is ([\d,]+)")
 

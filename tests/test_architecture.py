@@ -22,6 +22,7 @@ FLOW = [
     "coupling",
     "cost",
     "folding",
+    "calibration",
     "importance",
     "plan",
     "budget",

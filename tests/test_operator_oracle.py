@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from graphprune.errors import InputError
-from graphprune.verify.run import CannotRun, Runner, random_feeds
+from graphprune.graph.run import CannotRun, Runner, random_feeds
 from graphprune.verify.valid import check_valid
 from tests.cuts import pruned_and_checked, random_cut, summary
 from tests.operators import CASES, Case

@@ -17,12 +17,12 @@ from onnxruntime.quantization import QuantFormat, QuantType
 from graphprune import api
 from graphprune.api import load
 from graphprune.graph.dequantise import RealValues
+from graphprune.graph.run import Runner, random_feeds
 from graphprune.plan import planned_cut
 from graphprune.rewrite.onnx import rewrite
 from graphprune.verify.compare import verify_cut
 from graphprune.verify.exact import exact_scales, powers
 from graphprune.verify.oracle import masked_reference
-from graphprune.verify.run import Runner, random_feeds
 from tests.commandline import refused
 from tests.cuts import assert_random_removals_verify, random_cut
 from tests.graphs import Builder

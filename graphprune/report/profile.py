@@ -17,9 +17,9 @@ from graphprune.cost.model import CostModel
 from graphprune.coupling.groups import DependencyGraph
 from graphprune.errors import InputError
 from graphprune.graph.model import Graph
+from graphprune.graph.run import CannotRun, Runner, random_feeds
 from graphprune.report.models import Cost
 from graphprune.report.summary import cost
-from graphprune.verify.run import CannotRun, Runner, random_feeds
 
 _WARMUP = 3
 

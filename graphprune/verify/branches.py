@@ -9,8 +9,8 @@ import numpy as np
 import onnx_ir as ir
 
 from graphprune.graph.model import Array, Graph
+from graphprune.graph.run import CannotRun, Runner
 from graphprune.graph.scopes import graphs, nodes_of
-from graphprune.verify.run import CannotRun, Runner
 
 _MOST = 64  # forced runs at most
 Choice = Mapping[int, bool]

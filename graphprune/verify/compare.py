@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from graphprune.coupling.cut import Cut
 from graphprune.errors import VerificationError
 from graphprune.graph.model import Array, Graph
+from graphprune.graph.run import CannotRun, Runner, random_feeds
 from graphprune.graph.sizes import cloned, weight_bytes
 from graphprune.rewrite.onnx import rewrite
 from graphprune.verify.branches import walk_branches
@@ -21,7 +22,6 @@ from graphprune.verify.exact import exact_scales, quantised
 from graphprune.verify.inner import box, exposed, inner_values, present
 from graphprune.verify.oracle import masked_reference
 from graphprune.verify.randomise import randomised
-from graphprune.verify.run import CannotRun, Runner, random_feeds
 from graphprune.verify.valid import changed_interface, check_valid
 from graphprune.verify.widen import feed_in_float32, in_float32, readings
 

@@ -10,7 +10,7 @@ import onnxruntime as ort
 import pytest
 
 from graphprune import api
-from graphprune.verify.run import random_feeds
+from graphprune.graph.run import random_feeds
 from tests.assets import LIGHT, ONNX_NAMES, asset_or_skip, light
 
 pytestmark = pytest.mark.assets

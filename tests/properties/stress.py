@@ -23,11 +23,11 @@ from graphprune.coupling.cut import Cut
 from graphprune.errors import InfeasibleError, InputError, NothingToPruneError
 from graphprune.folding.analysis import Folding
 from graphprune.graph.onnx import load
+from graphprune.graph.run import CannotRun, Runner, random_feeds
 from graphprune.rewrite.onnx import rewrite
 from graphprune.rules import all_rules
 from graphprune.search import folded_cut
 from graphprune.verify.compare import verify_cut
-from graphprune.verify.run import CannotRun, Runner, random_feeds
 from graphprune.verify.valid import check_valid
 from tests.cuts import random_cut, random_fibres, summary
 from tests.graphs.builder import Builder

@@ -15,9 +15,9 @@ from graphprune.cost.model import CostModel
 from graphprune.coupling.groups import DependencyGraph
 from graphprune.errors import NothingToPruneError
 from graphprune.folding.analysis import Folding
+from graphprune.graph.run import CannotRun, Runner
 from graphprune.rewrite.onnx import rewrite
 from graphprune.verify.compare import check_valid, verify_cut
-from graphprune.verify.run import CannotRun, Runner
 from tests.cuts import random_cut, summary
 from tests.properties.random_graphs import models
 

@@ -1,0 +1,1 @@
+"""Statistics of activations, streamed over calibration data."""

@@ -1,0 +1,1 @@
+"""Gives back accuracy after the cut, from calibration data alone."""
