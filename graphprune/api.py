@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import onnx_ir as ir
 from graphprune.api_torch import carried_out_inplace, is_torch, slice_optimizer, trace, traced_module
 from graphprune.budget.planner import Planner
 from graphprune.budget.targets import Amount
+from graphprune.budget.translate import translated
 from graphprune.checkpoints import apply_plan, as_plan, save_module
 from graphprune.coupling.groups import DependencyGraph
 from graphprune.coupling.groups import analyze as _analyze
@@ -78,6 +80,13 @@ def analyze(
         InputError: The model cannot be read, or a pattern matches nothing.
     """
     return source if isinstance(source, DependencyGraph) else _analyze(_graph(source, None, example_inputs), allow_io)
+
+
+def _analyzed(source: Source | Graph | DependencyGraph, example_inputs: Any, ready: Plan) -> DependencyGraph:
+    """What a plan is carried out on: a plan made elsewhere need not keep sizes equal that a module says as one."""
+    if isinstance(source, DependencyGraph):
+        return source
+    return analyze(replace(_graph(source, None, example_inputs), equal=()), allow_io=ready.allow_io)
 
 
 def plan(
@@ -167,7 +176,8 @@ def apply(source: Any, plan: Any, output: str | Path | None = None, *, example_i
     if output is not None:
         raise InputError("a model is returned, not written: leave out the output and use save")
     ready = as_plan(plan)
-    deps = analyze(source, example_inputs=example_inputs, allow_io=ready.allow_io)
+    deps = _analyzed(source, example_inputs, ready)
+    ready = translated(deps, ready)
     dialect = dialect_of(deps.source)
     model = dialect.rewrite(folded_cut(deps, ready))
     dialect.stamp(model, ready, verified=False)
@@ -218,7 +228,8 @@ def verify(
         InputError: A model or the plan cannot be read, or they do not fit each other.
     """
     ready = plan if isinstance(plan, Plan) else Plan.read(plan)
-    deps = analyze(source, example_inputs=example_inputs, allow_io=ready.allow_io)
+    deps = _analyzed(source, example_inputs, ready)
+    ready = translated(deps, ready)
     model = pruned if traced_module(deps.source) is not None else _graph(pruned).source
     cut = folded_cut(deps, ready)
     return dialect_of(deps.source).verify(
@@ -277,9 +288,11 @@ def prune(
         raise InputError("prune returns a module and writes no file; graphprune.save writes one")
     refuse_nan(graph)
     progress("analyze")
-    deps = analyze(graph, allow_io=from_plan.allow_io if from_plan else allow_io)
-    result = replay(deps, from_plan, check, feeds, samples, progress) if from_plan else None
-    if result is None:
+    if from_plan is not None:
+        deps = _analyzed(graph, None, from_plan)
+        result = replay(deps, translated(deps, from_plan), check, feeds, samples, progress)
+    else:
+        deps = analyze(graph, allow_io=allow_io)
         result = search(deps, options, check, feeds, samples, progress)
     if inplace:
         result = carried_out_inplace(result)

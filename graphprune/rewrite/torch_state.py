@@ -127,7 +127,8 @@ def restore(module: nn.Module, folder: Path, *, example_inputs: Any = None, inpl
     if example_inputs is not None:
         if inplace:
             raise InputError("inplace=True and example_inputs exclude each other")
-        out = rewrite(planned_cut(analyze(read(module, example_inputs)), plan))
+        graph = replace(read(module, example_inputs), equal=())  # a plan made on a file need not keep them
+        out = rewrite(planned_cut(analyze(graph), plan))
     elif kind == GRAPH:
         raise InputError(f"{folder}: a graph module was saved; give example_inputs, so that it can be made again")
     else:
