@@ -72,6 +72,18 @@ def traced_module(graph: Graph) -> Any:
     return getattr(graph.source, "module", None)
 
 
+def check_destination(graph: Graph, output: object, *, inplace: bool) -> None:
+    """Make sure that what becomes of the result fits the kind of model.
+
+    Raises:
+        InputError: A file is to be changed in place, or a module to be written to a file.
+    """
+    if traced_module(graph) is None and inplace:
+        raise InputError("inplace=True is for modules; files are never changed in place")
+    if traced_module(graph) is not None and output is not None:
+        raise InputError("prune returns a module and writes no file; graphprune.save writes one")
+
+
 def carried_out_inplace(result: Result) -> Result:
     """The result with the original module itself cut in the way that was proved right.
 

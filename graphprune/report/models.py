@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 import graphprune
+from graphprune.report.quality import QualityReport
 
 
 class _Value(BaseModel):
@@ -170,6 +171,7 @@ class PruneReport(_Value):
         groups: What the groups lost, largest savings first.
         blocked: What could not be cut, largest first.
         io: Axes of graph inputs and outputs that shrank.
+        quality: Metric and agreement with the original, None where neither was measured.
     """
 
     graphprune: str = graphprune.__version__
@@ -185,6 +187,7 @@ class PruneReport(_Value):
     groups: tuple[GroupCut, ...]
     blocked: tuple[BlockedAxis, ...]
     io: tuple[IoCut, ...] = ()
+    quality: QualityReport | None = None
 
 
 class FieldChange(_Value):
