@@ -29,7 +29,7 @@ from graphprune.rewrite.files import check_output
 from graphprune.rewrite.files import save as _save
 from graphprune.rewrite.shards import INDEX
 from graphprune.rules import has_rule
-from graphprune.search import Progress, Result, folded_cut, replay, search
+from graphprune.search import Progress, Result, fitted, folded_cut, replay, search
 from graphprune.verify.compare import Verdict
 from graphprune.verify.metric import Judge, Metric
 
@@ -184,7 +184,7 @@ def apply(source: Any, plan: Any, output: str | Path | None = None, *, example_i
     if output is not None:
         raise InputError("a model is returned, not written: leave out the output and use save")
     ready = as_plan(plan)
-    deps = analyze(source, example_inputs=example_inputs, allow_io=ready.allow_io)
+    deps, ready = fitted(source if isinstance(source, DependencyGraph) else _graph(source, None, example_inputs), ready)
     dialect = dialect_of(deps.source)
     model = dialect.rewrite(folded_cut(deps, ready))
     dialect.stamp(model, ready, verified=False)
@@ -235,7 +235,7 @@ def verify(
         InputError: A model or the plan cannot be read, or they do not fit each other.
     """
     ready = plan if isinstance(plan, Plan) else Plan.read(plan)
-    deps = analyze(source, example_inputs=example_inputs, allow_io=ready.allow_io)
+    deps, ready = fitted(_graph(source, None, example_inputs), ready)
     model = pruned if traced_module(deps.source) is not None else _graph(pruned).source
     cut = folded_cut(deps, ready)
     return dialect_of(deps.source).verify(
@@ -300,10 +300,10 @@ def prune(
     judge = Judge(graph, given if check else None, metric)
     feeds = [*feeds, *(given.head(2, batch=8) if given is not None and check else ())]
     progress("analyze")
-    deps = analyze(graph, allow_io=from_plan.allow_io if from_plan else allow_io)
-    result = replay(deps, from_plan, check, feeds, 1, progress) if from_plan else None
-    if result is None:
-        result = search(deps, {**options, "data": given}, check, feeds, 1, progress)
+    if from_plan:
+        result = replay(*fitted(graph, from_plan), check, feeds, 1, progress)
+    else:
+        result = search(analyze(graph, allow_io=allow_io), {**options, "data": given}, check, feeds, 1, progress)
     progress("measure")
     result = replace(result, quality=judge(result.deps, result.plan, result.model))
     if inplace:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -11,12 +11,14 @@ import numpy as np
 
 from graphprune.algebra.axis import Ids
 from graphprune.budget.planner import Planner
+from graphprune.budget.translate import translated
 from graphprune.cost.model import CostModel, Costs
 from graphprune.coupling.cut import Cut
-from graphprune.coupling.groups import DependencyGraph
+from graphprune.coupling.groups import DependencyGraph, analyze
 from graphprune.dialect import Dialect, dialect_of
 from graphprune.errors import InfeasibleError, NothingToPruneError, VerificationError
 from graphprune.folding.analysis import Folding
+from graphprune.graph.model import Graph
 from graphprune.plan import Plan, is_lossless, planned_cut
 from graphprune.verify.bisect import culprits
 from graphprune.verify.compare import Verdict
@@ -53,6 +55,19 @@ class Result:
     folded: int = 0
     quality: Quality | None = None
     notes: tuple[str, ...] = ()
+
+
+def fitted(source: Graph | DependencyGraph, ready: Plan) -> tuple[DependencyGraph, Plan]:
+    """What a plan is carried out on, and the plan in the names used there.
+
+    A plan made on a file need not keep sizes equal that a module says with one number.
+
+    Raises:
+        InputError: The plan was made on another form of the model and cannot be told here.
+    """
+    if isinstance(source, Graph):
+        source = analyze(replace(source, equal=()), ready.allow_io)
+    return source, translated(source, ready)
 
 
 def folded_cut(deps: DependencyGraph, ready: Plan) -> Cut:
