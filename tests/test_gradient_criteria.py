@@ -16,10 +16,11 @@ from onnxruntime.quantization import QuantFormat, QuantType
 from torch import nn
 
 import graphprune.importance.losses as losses_module
-from graphprune.api import analyze, load
+from graphprune.api import analyze, load, plan
 from graphprune.calibration.gradients import Masks, gradients_of
 from graphprune.calibration.heads import heads
 from graphprune.calibration.masks import MASKS
+from graphprune.coupling.fibres import fine
 from graphprune.coupling.groups import DependencyGraph
 from graphprune.errors import InputError
 from graphprune.graph.run import Runner, random_feeds
@@ -176,6 +177,39 @@ def test_samples_of_a_fixed_batch_are_told_apart_as_those_of_a_free_one() -> Non
         data = Calibrated([{"x": x[:3]}, {"x": x[3:]}], labels=np.array([0, 1, 2, 3, 0, 1]))
         scores.append(empirical_fisher(deps, data)[deps.groups[0].units])
     np.testing.assert_allclose(scores[0], scores[1], rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["grouped_conv", "gqa_block", "heads_folded_into_batch", "lstm_bidirectional"])
+def test_offsets_of_blocks_add_up_to_the_unit_they_share(name: str) -> None:
+    """Every block's own choice: the gradient by an offset of all blocks is the sum of those by it in each block."""
+    deps = analyze(load(GRAPHS[name]()))
+    view, factors = fine(deps)
+    data = Calibrated(random_feeds(deps.source, 2, 0))
+    whole = list(unit_gradients(deps, data, "prediction"))
+    parts = list(unit_gradients(view, data, "prediction"))
+    ones = np.ones(view.state.store.count, np.float32)
+    places = masked(view)
+    runs = gradients_of(view.source, (), threads=1, masks=Masks(places.wanted, places.labels, places.count))
+    plain = Runner(deps.source.source)(data.samples[0])
+    for head, found in zip(runs.heads, runs.outputs({**data.samples[0], MASKS: ones}), strict=True):
+        np.testing.assert_allclose(found, plain[deps.source.outputs.index(head.output)], rtol=1e-4, atol=1e-5)
+    assert len(whole) == len(parts) >= 2
+    for factor, units in factors:
+        for a, b in zip(whole, parts, strict=True):
+            np.testing.assert_allclose(b[units].sum(axis=0), a[factor.units], rtol=1e-3, atol=1e-5 * np.abs(a).max())
+
+
+@pytest.mark.parametrize("name", ["fisher", "hessian", "perturbation"])
+def test_a_plan_takes_them_by_name(name: str) -> None:
+    b = Builder(seed=3)
+    x = b.conv_relu(b.source("x", ["n", 3, 8, 8]), 3, 16, name="first")
+    deps = analyze(load(b.build(b.classifier(b.conv_relu(x, 16, 16, name="second"), 16))))
+    feeds = random_feeds(deps.source, 4, 0)
+    made = plan(deps, criterion=name, macs="60%", align=1, data=feeds, seed=1)
+    again = plan(deps, criterion=name, macs="60%", align=1, data=feeds, seed=1)
+    assert made.groups == again.groups
+    with pytest.raises(InputError, match="--data"):
+        plan(deps, criterion=name, macs="60%")
 
 
 def planted() -> tuple[DependencyGraph, Calibrated, np.ndarray]:

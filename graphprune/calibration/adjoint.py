@@ -14,8 +14,14 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from graphprune.calibration import adjoint_conv, adjoint_layout, adjoint_pointwise  # noqa: F401 - they register their rules
+from graphprune.calibration import (  # noqa: F401 - they register their rules
+    adjoint_conv,
+    adjoint_layout,
+    adjoint_pointwise,
+    adjoint_reduce,
+)
 from graphprune.calibration.adjoint_integers import refuse_rounding, straight_through
 from graphprune.calibration.adjoint_rules import NoGradient, in_place
 from graphprune.calibration.points import Point, Wanted
@@ -89,7 +95,9 @@ def adjoint(
         zero, added = inserted[want.point]
         grad = found[_PREFIX + (zero.name or "")]
         made.graph.outputs.append(reducer(number, want, tensors[added.name or ""], grad, added))
-    return Adjoint(made, tuple(_PREFIX + n for n in names))
+    seeds = tuple(_PREFIX + n for n in names)
+    RemoveUnusedNodesPass()(made)  # gradients by weights that nobody asked for, and what came after the heads
+    return Adjoint(made, seeds)
 
 
 def _sized(source: ir.Model, shapes: Mapping[str, Shape]) -> ir.Model:

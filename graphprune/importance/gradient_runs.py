@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphprune.calibration.gradients import gradients_of, single
+from graphprune.calibration.passes import Feeds
 from graphprune.calibration.points import Wanted
 from graphprune.coupling.groups import DependencyGraph
 from graphprune.errors import InputError
-from graphprune.graph.model import Array
+from graphprune.graph.model import Array, Graph
 from graphprune.importance.losses import LOSSES, Look, scaled
 
 _SCALING = 8  # samples that set the scale of each head
@@ -28,7 +29,7 @@ class Calibrated(Protocol):
     """
 
     @property
-    def samples(self) -> Iterable[Mapping[str, Array]]:
+    def samples(self) -> Feeds:
         """Feeds."""
 
     @property
@@ -64,7 +65,7 @@ def measured(
     scales = scales_of((feed, gradients.outputs(feed)) for feed in single(graph, calibration.samples))
     labels = labels_of(calibration)
     number = 0
-    for feed in single(graph, calibration.samples):
+    for feed in each_sample(graph, calibration):
         outputs = gradients.outputs(feed)
         size = together(feed, outputs)
         for _ in range(probes):
@@ -74,6 +75,16 @@ def measured(
         number += size
         if limit is not None and number >= limit:
             return
+
+
+def each_sample(graph: Graph, calibration: Calibrated) -> Iterator[dict[str, Array]]:
+    """Samples one by one where the batch axis is free, else feeds; reports progress after every feed."""
+    feeds = calibration.samples
+    total, report = len(feeds), getattr(calibration, "progress", None)
+    for done, feed in enumerate(feeds, 1):
+        yield from single(graph, [feed])
+        if report is not None:
+            report(done, total)
 
 
 def together(feed: Mapping[str, Array], outputs: Sequence[Array]) -> int:

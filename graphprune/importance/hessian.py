@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from graphprune.calibration.gradients import Masks, gradients_of, single
 from graphprune.calibration.masks import MASKS
 from graphprune.coupling.groups import DependencyGraph
-from graphprune.importance.gradient_runs import Calibrated, labels_of, scales_of, together
+from graphprune.importance.gradient_runs import Calibrated, each_sample, labels_of, scales_of, together
 from graphprune.importance.losses import Look, divergence, prediction
 from graphprune.importance.unit_gradients import finished, masked
 
@@ -34,7 +34,7 @@ def hessian(deps: DependencyGraph, calibration: Calibrated) -> NDArray[np.float6
     scales = scales_of((f, gradients.outputs({**f, MASKS: ones})) for f in single(graph, calibration.samples))
     total, count = np.zeros(places.count), 0
     number = 0
-    for feed in single(graph, calibration.samples):
+    for feed in each_sample(graph, calibration):
         original = gradients.outputs({**feed, MASKS: ones})
         size = together(feed, original)
         for _ in range(_PROBES):

@@ -38,11 +38,13 @@ def perturbation(deps: DependencyGraph, calibration: Calibrated) -> NDArray[np.f
     groups = [group.units[places.whole[group.units]] for group in deps.groups]
     columns = np.concatenate([g for g in groups if len(g)]) if any(len(g) for g in groups) else np.zeros(0, np.int32)
     rounds = min(_ROUNDS, 4 * len(columns))
+    report = getattr(calibration, "progress", lambda done, total: None)  # noqa: ARG005
     off = np.zeros((rounds, len(columns)), np.bool_)
     loss = np.zeros(rounds)
     place = np.zeros(places.count, np.int64)
     place[columns] = np.arange(len(columns))
     for number, units in zip(range(rounds), _sets(rng, groups), strict=False):
+        report(number, rounds)
         masks = ones.copy()
         masks[units] = 0.0
         off[number, place[units]] = True
