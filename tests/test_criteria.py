@@ -1,4 +1,4 @@
-"""Every criterion against a slow computation by hand, with dead and doubled channels planted, and on all small graphs."""
+"""Criteria against slow computations by hand, with dead and doubled channels planted, and on all small graphs."""
 
 from __future__ import annotations
 
@@ -80,8 +80,11 @@ def slices(model: ModelProto) -> list[np.ndarray]:
 # -- by hand -----------------------------------------------------------------------------------------------
 def by_hand(name: str, model: ModelProto) -> np.ndarray:
     parts = slices(model)
+    return by_weights(name, parts) if name in CRITERIA else by_data(name, parts, activations(model))
+
+
+def by_weights(name: str, parts: list[np.ndarray]) -> np.ndarray:
     squares = sum((p**2).sum(axis=1) for p in parts)
-    x = activations(model)
     match name:
         case "l1":
             return sum(np.abs(p).sum(axis=1) for p in parts)
@@ -94,14 +97,19 @@ def by_hand(name: str, model: ModelProto) -> np.ndarray:
             return np.array([sum(np.sqrt(((a - b) ** 2).sum()) for b in rows) for a in rows])
         case "spectral":
             return np.sqrt(sum(_leading(p) for p in (parts[0], parts[2])))
-        case "similarity":
-            rows = np.column_stack(parts[:2])
-            norms = np.sqrt((rows**2).sum(axis=1))
-            out = []
-            for a, n in zip(rows, norms, strict=True):
-                cosines = [a @ b / n / m for b, m in zip(rows, norms, strict=True) if m > n]
-                out.append(n * (1 - max([0.0, *cosines])))
-            return np.array(out)
+    assert name == "similarity"
+    rows = np.column_stack(parts[:2])
+    norms = np.sqrt((rows**2).sum(axis=1))
+    out = []
+    for a, n in zip(rows, norms, strict=True):
+        cosines = [a @ b / n / m for b, m in zip(rows, norms, strict=True) if m > n]
+        out.append(n * (1 - max([0.0, *cosines])))
+    return np.array(out)
+
+
+def by_data(name: str, parts: list[np.ndarray], x: np.ndarray) -> np.ndarray:
+    p = (x > 0).mean(axis=1)
+    match name:
         case "wanda":
             return np.sqrt((x**2).mean(axis=1)) * np.abs(parts[2]).sum(axis=1)
         case "activation-mean":
@@ -113,17 +121,16 @@ def by_hand(name: str, model: ModelProto) -> np.ndarray:
         case "apoz":
             return (x != 0).mean(axis=1)
         case "entropy":
-            p = (x > 0).mean(axis=1)
             return -p * np.log2(p) - (1 - p) * np.log2(1 - p)
-        case "correlation":
-            covariance = np.cov(x, bias=True)
-            out = []
-            for i in range(WIDTH):
-                stronger = [j for j in range(WIDTH) if covariance[j, j] > covariance[i, i]]
-                shares = [covariance[i, j] ** 2 / covariance[i, i] / covariance[j, j] for j in stronger]
-                out.append(np.sqrt(covariance[i, i] * (1 - max([0.0, *shares]))))
-            return np.array(out)
-    raise AssertionError(name)
+    assert name == "correlation"
+    covariance = np.cov(x, bias=True)
+    variance = np.diag(covariance)
+    out = []
+    for i in range(WIDTH):
+        stronger = [j for j in range(WIDTH) if variance[j] > variance[i]]
+        shares = [covariance[i, j] ** 2 / variance[i] / variance[j] for j in stronger]
+        out.append(np.sqrt(variance[i] * (1 - max([0.0, *shares]))))
+    return np.array(out)
 
 
 def _leading(matrix: np.ndarray) -> np.ndarray:
