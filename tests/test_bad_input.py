@@ -349,9 +349,9 @@ IMAGES = np.zeros((6, 1, 28, 28), np.float32)
 @pytest.mark.parametrize(
     ("arrays", "pattern"),
     [
-        ({"picture": IMAGES}, "no array for input image; the file has picture"),
-        ({}, "no array for input image; the file has no arrays"),
-        ({"labels": np.zeros(6, np.int64)}, "no array for input image; the file has labels"),
+        ({"picture": IMAGES}, "no array for input image; it has picture"),
+        ({}, "no array for input image; it has no arrays"),
+        ({"labels": np.zeros(6, np.int64)}, "no array for input image; it has labels"),
         ({"image": IMAGES.astype(np.float64)}, "image is float64, the model's input is float32"),
         ({"image": IMAGES.astype(np.uint8)}, "image is uint8, the model's input is float32"),
         ({"image": IMAGES[:, :, :14]}, r"image has shape \(6, 1, 14, 28\), the model's input is \[\?, 1, 28, 28\]"),

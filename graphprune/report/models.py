@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 import graphprune
+from graphprune.report.quality import QualityReport
 
 
 class _Value(BaseModel):
@@ -20,11 +21,13 @@ class Cost(_Value):
         macs: Multiply-accumulates of one run.
         params: Stored elements.
         bytes: Size on disk where there is a file, else of the stored elements.
+        memory: Bytes of activations alive at once at the peak; None when not worked out.
     """
 
     macs: int
     params: int
     bytes: int
+    memory: int | None = None
 
 
 class Check(_Value):
@@ -171,6 +174,7 @@ class PruneReport(_Value):
         groups: What the groups lost, largest savings first.
         blocked: What could not be cut, largest first.
         io: Axes of graph inputs and outputs that shrank.
+        quality: Metric and agreement with the original, None where neither was measured.
     """
 
     graphprune: str = graphprune.__version__
@@ -187,6 +191,7 @@ class PruneReport(_Value):
     groups: tuple[GroupCut, ...]
     blocked: tuple[BlockedAxis, ...]
     io: tuple[IoCut, ...] = ()
+    quality: QualityReport | None = None
 
 
 class FieldChange(_Value):
