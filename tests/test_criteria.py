@@ -339,7 +339,7 @@ def test_options_are_checked() -> None:
         gp.plan(planted(), ratio=0.25, aggregate="median")
     with pytest.raises(InputError, match="--normalise median: there are auto, mean, max, sum, none"):
         gp.plan(planted(), ratio=0.25, normalise="median")
-    with pytest.raises(InputError, match="there are no samples to calibrate with"):
+    with pytest.raises(InputError, match="there are no samples"):
         gp.plan(planted(), ratio=0.25, criterion="wanda", data=[])
     assert gp.plan(planted(), ratio=0.25, align=1, criterion="bn_scale").recipe["criterion"] == "bn_scale"
 
