@@ -20,6 +20,7 @@ from graphprune.calibration.sources import channel_source, layer_source
 from graphprune.calibration.values import HIDDEN, Values, values_of
 from graphprune.coupling.groups import DependencyGraph
 from graphprune.errors import InputError
+from graphprune.graph.model import Array
 
 Axes = int | tuple[int, ...]
 Place = tuple[str, Axes]
@@ -42,6 +43,7 @@ class Calibration:
         cache: Folder for sums; an interrupted calibration goes on from there.
         progress: Called after every feed with the number done and the number there are, over all passes of a call.
         threads: Threads of onnxruntime, 0 for its default.
+        labels: Right classes of the samples in order, for criteria that can use them.
 
     Raises:
         InputError: There are no samples.
@@ -58,10 +60,12 @@ class Calibration:
         cache: str | Path | None = None,
         progress: Progress = lambda done, total: None,  # noqa: ARG005
         threads: int = 0,
+        labels: Array | None = None,
     ) -> None:
         if not len(samples):
             raise InputError(f"{deps.source.name}: there are no samples to calibrate with")
-        self.deps, self.samples = deps, samples
+        self.deps, self.samples, self.labels = deps, samples, labels
+        self.seed, self.threads, self.progress = seed, threads, progress
         self._memory, self._seed, self._positions = memory, seed, positions
         self._cache = Path(cache) if cache is not None else None
         self._progress, self._threads = progress, threads

@@ -20,6 +20,7 @@ from graphprune.importance.correlation import correlation
 from graphprune.importance.dimap import dimap
 from graphprune.importance.entropy import entropy
 from graphprune.importance.fpgm import fpgm
+from graphprune.importance.gradient_criteria import GRADIENTS
 from graphprune.importance.lamp import lamp
 from graphprune.importance.similarity import similarity
 from graphprune.importance.slices import AGGREGATES, Scores, Slices
@@ -54,6 +55,7 @@ MEASURED: dict[str, Criterion] = {
     "apoz": apoz,
     "correlation": correlation,
     "entropy": entropy,
+    **GRADIENTS,
 }
 """Criteria that look at data: functions (deps, calibration)."""
 
