@@ -104,8 +104,8 @@ def peers(task: Task, macs: str, options: argparse.Namespace, report: Report) ->
     rows: dict[str, Row | None] = {}
     for kind in ("torch-pruning", "onnxsim"):
         place = f"{task.name} at {macs}, {kind}"
-        if kind == "torch-pruning" and type(task).module is Task.module:
-            report.reasons[f"{task.name}, {kind}: there is only a file, no PyTorch module"] = None
+        if kind == "torch-pruning" and not task.for_torch:
+            report.reasons[f"{task.name}, {kind}: it wants a PyTorch module of convolutions, this is a file"] = None
             rows[kind] = None
             continue
         row = remembered(task, {"kind": kind, "macs": macs}, options, own=False)

@@ -132,6 +132,7 @@ class Task(ABC):
         aligns: Alignments to measure.
         samples: How many calibration samples the benchmark uses.
         data_note: What the samples are.
+        for_torch: Whether peers that prune PyTorch modules are measured too.
     """
 
     name: str
@@ -140,6 +141,7 @@ class Task(ABC):
     aligns: tuple[int, ...] = (8,)
     samples: int = 256
     data_note: str = ""
+    for_torch: bool = False
 
     @abstractmethod
     def path(self) -> Path:
