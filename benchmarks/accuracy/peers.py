@@ -271,19 +271,12 @@ def _onnxsim_recovered(task: Task, original: onnx.ModelProto, pruned: onnx.Model
     def matched(model: onnx.ModelProto) -> onnx.ModelProto:
         return onnxsim.recover_batch_norm(model, calibration_data=feeds, target_model=original)
 
-    steps: dict[str, list[Callable[[onnx.ModelProto], onnx.ModelProto]]] = {
-        "finetune": [refit],
-        "batch norm": [norms],
-        "batch norm, matched": [matched],
-        "batch norm, matched, finetune": [matched, refit],
-    }
+    steps = {"finetune": refit, "batch norm": norms, "batch norm, matched": matched}
     found: Row = {}
-    for name, parts in steps.items():
+    for name, recover in steps.items():
         try:
-            model = copy.deepcopy(pruned)
-            for part in parts:
-                with silent():
-                    model = part(model)
+            with silent():
+                model = recover(copy.deepcopy(pruned))
             found[name] = task.measures(model)
         except Exception as error:
             found[name] = {"failed": f"{type(error).__name__}: {short(error, 200)}"}
