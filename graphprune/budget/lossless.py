@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from graphprune.algebra.axis import Ids
+from graphprune.budget.curves import Curve
 from graphprune.budget.solver import choice
 from graphprune.budget.targets import Constraints
 from graphprune.cost.model import CostModel
@@ -54,7 +55,7 @@ def _aligned(deps: DependencyGraph, cost: CostModel, constraints: Constraints, d
     out = np.zeros_like(dead)
     nothing = np.zeros(len(dead))
     for group in deps.groups:
-        found = choice(group, nothing, constraints, dead)
+        found = choice(group, Curve.of_scores(group.units, nothing), constraints, dead)
         out[found.order[: found.removable[-1]]] = True
     while emptied := cost.emptied(out):
         for axis in emptied:

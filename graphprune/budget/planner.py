@@ -14,6 +14,7 @@ from graphprune.budget.record import make_plan
 from graphprune.budget.selection import allowed_units
 from graphprune.budget.solver import solve
 from graphprune.budget.targets import Constraints, Targets
+from graphprune.calibration import Calibration
 from graphprune.cost.model import CostModel
 from graphprune.coupling.cut import Cut, Mask
 from graphprune.coupling.fibres import fibred
@@ -37,6 +38,9 @@ class Planner:
         seed: int,
         *,
         lossless: bool = False,
+        calibration: Calibration | None = None,
+        aggregate: str = "sum",
+        normalise: str = "auto",
     ) -> None:
         self.deps = deps
         self.lossless = lossless
@@ -56,14 +60,18 @@ class Planner:
             raise NothingToPruneError(_why_nothing(deps))
         shared = fibred(deps, ())
         self.folding = Folding(shared)
-        self.deps = shared if lossless or constraints.shared_offsets else ranked(deps, criterion, seed)
+        self.notes: list[str] = []
+        known: dict[str, Any] = {"calibration": calibration, "aggregate": aggregate}
+        self.deps = shared if lossless or constraints.shared_offsets else ranked(deps, criterion, seed, **known)
         self.scores = np.zeros(0)
         if not lossless:
-            self.scores = score(self.deps, criterion, seed)
+            self.scores = score(self.deps, criterion, seed, **known, normalise=normalise, notes=self.notes)
             self.scores[self._dead()] = 0.0  # they cost nothing, whatever ranks them
         name = criterion if isinstance(criterion, str) else getattr(criterion, "__name__", "custom")
         asked = {"lossless": True} if lossless else {**given, "criterion": name, "seed": seed}
-        self.recipe = {**asked, **asdict(constraints)}
+        combined = {"aggregate": aggregate} if aggregate != "sum" else {}
+        combined |= {"normalise": normalise} if normalise != "auto" else {}
+        self.recipe = {**asked, **combined, **asdict(constraints)}
         if deps.allow_io:
             self.recipe["allow_io"] = deps.allow_io
 
@@ -77,13 +85,17 @@ class Planner:
         rest: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
         targets = Targets(**{f.name: rest.pop(f.name, None) for f in fields(Targets)})
         criterion, seed = rest.pop("criterion", "l2"), rest.pop("seed", 0)
+        scoring = {k: rest.pop(k) for k in ("aggregate", "normalise") if k in rest}
+        data = rest.pop("data", None)
+        calibration = data if data is None or isinstance(data, Calibration) else Calibration(deps, data, seed=seed)
         lossless = bool(rest.pop("lossless", False))
         if lossless:  # nothing speaks against the last dead channel
             rest = {"align": 1, "max_ratio": 1.0, **rest}
         unknown = set(rest) - {f.name for f in fields(Constraints)}
         if unknown:
             raise InputError(f"unknown option {', '.join(sorted(unknown))}")
-        return cls(deps, targets, Constraints(**rest), criterion, seed, lossless=lossless)
+        constraints = Constraints(**rest)
+        return cls(deps, targets, constraints, criterion, seed, lossless=lossless, calibration=calibration, **scoring)
 
     def part(self, cut: Cut) -> Cut:
         """A part of a cut as it would be made on its own: what only was dead beside the rest stays."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from math import gcd
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphprune.algebra.axis import Ids
+from graphprune.budget.curves import Curve, curves_of, fits
 from graphprune.budget.targets import Constraints
 from graphprune.cost.model import CostModel, Costs
 from graphprune.coupling.cut import Mask
@@ -20,7 +21,7 @@ from graphprune.errors import InfeasibleError
 _CLOSE = 0.002  # unused share of a limit that is not worth filling
 _ROUGH = 0.025  # unused share above which steps are traded between groups
 _MAX_TRADERS = 40
-_NAMES = {"bytes": "bytes of weights"}
+_NAMES = {"bytes": "bytes of weights", "memory": "peak activation memory"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +29,21 @@ class Choice:
     """A group as the solver sees it.
 
     Attributes:
-        order: Its units, least important first.
-        scores: Their scores, ascending.
+        curve: Its units that may leave, and what is lost with them.
         removable: Allowed numbers of removed units, ascending, beginning with 0.
     """
 
-    order: Ids
-    scores: NDArray[np.float64]
+    curve: Curve
     removable: NDArray[np.int64]
+
+    @property
+    def order(self) -> Ids:
+        """The units that may leave, first to leave first."""
+        return self.curve.order
+
+    def lost(self, count: int, more: int) -> float:
+        """What is lost between two numbers of removed units."""
+        return float(self.curve.loss[more] - self.curve.loss[count])
 
 
 def solve(
@@ -47,6 +55,7 @@ def solve(
     constraints: Constraints,
     allowed: Mask,
     ratio: float | None = None,
+    curves: Sequence[Curve] | None = None,
 ) -> Ids:
     """Units to remove.
 
@@ -58,11 +67,21 @@ def solve(
         constraints: Alignment and floors.
         allowed: bool per unit id, False where the user forbids removal.
         ratio: Share of units every group loses at least; a limit that needs more takes more.
+        curves: For every group of ``deps``, in their order, which units leave first and what is lost with them; None
+            for the sums of the scores.
 
     Raises:
+        ValueError: A curve does not order the units of its group.
         InfeasibleError: The limits cannot be met; the message names the best reachable.
     """
-    choices = [c for g in deps.groups if len((c := choice(g, scores, constraints, allowed)).removable) > 1]
+    curves = curves_of(deps, scores) if curves is None else curves
+    choices = []
+    for group, curve in zip(deps.groups, curves, strict=True):
+        if not fits(curve, group):
+            raise ValueError(f"the curve given for group {group.name} does not order its units")
+        found = choice(group, curve, constraints, allowed)
+        if len(found.removable) > 1:
+            choices.append(found)
     problem = _Problem(choices, cost, limits, deps.state.store.count)
     base = [0] * len(choices)
     if ratio is not None:
@@ -73,17 +92,16 @@ def solve(
     return problem.units(base)
 
 
-def choice(group: Group, scores: NDArray[np.float64], constraints: Constraints, allowed: Mask) -> Choice:
+def choice(group: Group, curve: Curve, constraints: Constraints, allowed: Mask) -> Choice:
     """What the constraints let a group lose, of the units that are allowed."""
-    units = group.units[allowed[group.units]]
-    order = units[np.argsort(scores[units], kind="stable")]
+    curve = curve.only(allowed)
     n = group.size
-    least = max(constraints.min_channels, n - int(constraints.max_ratio * n), n - len(units), 1)
+    least = max(constraints.min_channels, n - int(constraints.max_ratio * n), n - len(curve.order), 1)
     step = _step(group, constraints.align)
     kept = np.arange(step, n, step)
     kept = kept[kept >= least]
     removable = np.concatenate([[0], np.sort(n - kept)])
-    return Choice(order, scores[order], removable.astype(np.int64))
+    return Choice(curve, removable.astype(np.int64))
 
 
 def _step(group: Group, align: int) -> int:
@@ -146,7 +164,7 @@ class _Problem:
     def at(self, threshold: float, base: list[int]) -> list[int]:
         """Counts when every unit that scores below the threshold leaves, as far as allowed."""
         return [
-            max(_nearest(c.removable, float(np.searchsorted(c.scores, threshold))), least)
+            max(_nearest(c.removable, float(np.searchsorted(c.curve.slopes, threshold))), least)
             for c, least in zip(self.choices, base, strict=True)
         ]
 
@@ -154,7 +172,7 @@ class _Problem:
         """Counts at the lowest threshold that meets all limits."""
         if self.fits(base):
             return base
-        levels = np.unique(np.concatenate([c.scores for c in self.choices]))
+        levels = np.unique(np.concatenate([c.curve.slopes for c in self.choices]))
         levels = np.append(levels, np.inf)
         low, high = 0, len(levels) - 1
         while low < high:
@@ -172,7 +190,7 @@ class _Problem:
         while not self._close(counts):
             options = sorted(
                 (i for i, n in enumerate(counts) if n > base[i]),
-                key=lambda i: -float(self.choices[i].scores[counts[i] - 1]),
+                key=lambda i: -float(self.choices[i].curve.slopes[counts[i] - 1]),
             )
             if any(self._give_back(counts, i, base[i]) for i in options):
                 continue
@@ -194,8 +212,7 @@ class _Problem:
                 continue
             trial = list(counts)
             trial[i], trial[j] = less, more
-            given, taken = self.choices[i].scores[less : counts[i]], self.choices[j].scores[counts[j] : more]
-            loss = float(taken.sum() - given.sum())
+            loss = self.choices[j].lost(counts[j], more) - self.choices[i].lost(less, counts[i])
             if loss < lost and self.fits(trial) and self._slack(trial) < slack:
                 best, lost = trial, loss
         if best is not None:
