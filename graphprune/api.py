@@ -12,10 +12,11 @@ import onnx_ir as ir
 from graphprune.api_torch import carried_out_inplace, check_destination, is_torch, slice_optimizer, trace, traced_module
 from graphprune.budget.planner import Planner
 from graphprune.budget.targets import Amount
+from graphprune.calibration import Calibration
 from graphprune.checkpoints import apply_plan, as_plan, save_module
 from graphprune.coupling.groups import DependencyGraph
 from graphprune.coupling.groups import analyze as _analyze
-from graphprune.data import given_samples
+from graphprune.data import Samples, given_samples
 from graphprune.dialect import dialect_of
 from graphprune.errors import InputError
 from graphprune.graph.checks import refuse_nan
@@ -120,8 +121,8 @@ def plan(
         aggregate: What is made of the coupled slices of a unit: "sum", "mean" or "max".
         normalise: What the scores of a group are divided by: its "mean", "max" or "sum", or "none"; "auto" is "none"
             for criteria that compare groups by themselves, else "mean".
-        data: Feeds, dictionaries by input name, or a :class:`graphprune.calibration.Calibration`: for criteria that
-            look at activations.
+        data: Samples for criteria that look at activations: any source of :func:`graphprune.samples`, or a
+            :class:`graphprune.calibration.Calibration`.
         seed: Seed of criteria that draw.
         lossless: Remove the dead channels, all of them and nothing else, instead of meeting a target.
         align: Kept widths are multiples of this where a group is wide enough; 8, or 1 when lossless.
@@ -140,6 +141,8 @@ def plan(
     """
     deps = analyze(source, example_inputs=example_inputs, allow_io=allow_io)
     refuse_nan(deps.source)
+    if not isinstance(data, Calibration | Samples):
+        data = given_samples(data, deps.source, None, seed, None)
     options: dict[str, Any] = {
         "macs": macs,
         "params": params,

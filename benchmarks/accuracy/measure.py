@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import inspect
 import json
-import resource
 import tempfile
 import time
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 import graphprune as gp
 from benchmarks.accuracy.peers import onnxsim_rows, torch_pruning_rows
-from benchmarks.accuracy.task import Task
+from benchmarks.accuracy.task import Task, peak_mib
 from benchmarks.accuracy.tasks import TASKS
 from benchmarks.common import Row, emit, fingerprint
 from benchmarks.measure import told
@@ -57,7 +56,7 @@ def ours(task: Task, job: Row) -> Row:
         except InfeasibleError as error:
             return row | {"failed": f"out of reach: {told(error, task.path())}"}
         row["seconds"] = round(time.perf_counter() - started, 2)
-        row["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        row["peak_mib"] = peak_mib()
         row |= {"macs": result.after.macs / result.before.macs, "phase": "evaluate", **summary(result)}
         emit(row)
         row["measures"] = task.measures(small)

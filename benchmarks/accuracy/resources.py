@@ -20,6 +20,7 @@ import numpy as np
 
 import graphprune as gp
 from benchmarks.accuracy.measure import summary, unknown
+from benchmarks.accuracy.task import made, peak_mib
 from benchmarks.common import MARK, Row, emit, header, table, write_results
 from benchmarks.measure import Clock
 
@@ -33,16 +34,14 @@ MODES: dict[str, dict[str, Any]] = {
 
 def model() -> Path:
     """The zoo's export of torchvision's resnet50, weights drawn at random: time does not depend on them."""
-    from benchmarks.accuracy.task import made
     from benchmarks.accuracy.vision import export
     from benchmarks.zoo.models import build
 
-    return made("resnet50.onnx", lambda path: export(build("resnet50"), path, (2, 3, 224, 224)))
+    return made("resnet50.onnx", lambda path: export(build("resnet50").get_submodule("model"), path, (2, 3, 224, 224)))
 
 
 def images(samples: int) -> Path:
     """Calibration images as a stacked .npy file."""
-    from benchmarks.accuracy.task import made
     from benchmarks.accuracy.vision import unlabelled_photos
 
     return made(f"photos-{samples}.npy", lambda path: np.save(path, unlabelled_photos(samples, 0)))
@@ -91,7 +90,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.worker:
         row = work(json.loads(options.worker))
-        row["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        row["peak_mib"] = peak_mib()
         emit(row)
         return
     path, data = model(), images(options.samples)

@@ -23,7 +23,6 @@ from tests.assets import AssetUnavailable
 MODULE = "benchmarks.accuracy.measure"
 TIMEOUT = 3600.0
 STEPS = ("refit",)  # recoveries after the cut, in the order in which they are added
-SHORT = 12  # characters of a reason that a cell shows
 
 
 def variants() -> dict[str, Row]:
@@ -61,7 +60,7 @@ class Report:
     """Rows as they come, and reasons where there is no figure."""
 
     def __init__(self) -> None:
-        self.lines: dict[str, list[list[str]]] = {}
+        self.lines: dict[tuple[str, str], list[list[str]]] = {}
         self.reasons: dict[str, None] = {}
         self.data: list[Row] = []
 
@@ -100,14 +99,14 @@ def best_recovered(row: Row, metric: str) -> tuple[str, float] | None:
     return max(found.items(), key=lambda pair: pair[1]) if found else None
 
 
-def peers(task: Task, macs: str, options: argparse.Namespace, report: Report) -> list[str]:
-    """Four cells: Torch-Pruning plain and re-calibrated, onnxsim plain and recovered."""
-    cells = []
-    for kind, parts in (("torch-pruning", ("plain", "recalibrated")), ("onnxsim", ("plain", "recovered"))):
+def peers(task: Task, macs: str, options: argparse.Namespace, report: Report) -> dict[str, Row | None]:
+    """Rows of the peers; None for one that cannot take the model."""
+    rows: dict[str, Row | None] = {}
+    for kind in ("torch-pruning", "onnxsim"):
         place = f"{task.name} at {macs}, {kind}"
-        if kind == "torch-pruning" and type(task).module is Task.module:
-            report.reasons[f"{task.name}, {kind}: there is only a file, no PyTorch module"] = None
-            cells += ["-", "-"]
+        if kind == "torch-pruning" and not task.for_torch:
+            report.reasons[f"{task.name}, {kind}: it wants a PyTorch module of convolutions, this is a file"] = None
+            rows[kind] = None
             continue
         row = remembered(task, {"kind": kind, "macs": macs}, options, own=False)
         report.data.append({"task": task.name, "macs": macs, "peer": kind, **row})
@@ -116,10 +115,27 @@ def peers(task: Task, macs: str, options: argparse.Namespace, report: Report) ->
         for label, tried in row.get("tried", {}).items():
             if "failed" in tried:
                 report.reasons[f"{place}, {label}: {tried['failed']}"] = None
-        for part in parts:
-            hit = best_recovered(row, task.metric) if part == "recovered" else best(row, part, task.metric)
-            cells.append(f"{hit[1]:.1f} ({hit[0]})" if hit else "-")
-    return cells
+        rows[kind] = row
+    return rows
+
+
+def peer_cells(rows: Mapping[str, Row | None], metric: str) -> list[str]:
+    """Four cells: Torch-Pruning plain and re-calibrated, onnxsim plain and recovered."""
+    torch, simple = rows.get("torch-pruning") or {}, rows.get("onnxsim") or {}
+    hits = [best(torch, "plain", metric), best(torch, "recalibrated", metric), best(simple, "plain", metric)]
+    return [f"{hit[1]:.1f} ({hit[0]})" if hit else "-" for hit in (*hits, best_recovered(simple, metric))]
+
+
+def own_rows(task: Task, macs: str, align: int, options: argparse.Namespace, report: Report) -> dict[str, list[Row]]:
+    """Rows of graphprune by variant, one per calibration set."""
+    found = {}
+    for name, variant in variants().items() if options.peers != "only" else ():
+        job = {"kind": "ours", "macs": macs, "data": variant["data"], "options": {**variant["options"], "align": align}}
+        seeds = range(options.seeds if variant["data"] else 1)
+        found[name] = [remembered(task, {**job, "seed": seed}, options) for seed in seeds]
+        about = {"task": task.name, "macs": macs, "align": align, "variant": name}
+        report.data += [{**about, "seed": seed, **row} for seed, row in zip(seeds, found[name], strict=True)]
+    return found
 
 
 def measure(task: Task, options: argparse.Namespace, report: Report) -> None:
@@ -127,23 +143,16 @@ def measure(task: Task, options: argparse.Namespace, report: Report) -> None:
     dense = remembered(task, {"kind": "dense"}, options, own=False)
     report.data.append({"task": task.name, "dense": True, **dense})
     for macs in task.targets:
-        other = peers(task, macs, options, report) if options.peers != "no" else ["-"] * 4
+        others = peers(task, macs, options, report) if options.peers != "no" else {}
         for align in task.aligns:
-            cells = []
-            for name, variant in variants().items() if options.peers != "only" else ():
-                seeds = options.seeds if variant["data"] else 1
-                settings = {**variant["options"], "align": align}
-                job = {"kind": "ours", "macs": macs, "data": variant["data"]}
-                rows = [remembered(task, {**job, "options": settings, "seed": s}, options) for s in range(seeds)]
-                report.data += [
-                    {"task": task.name, "macs": macs, "align": align, "variant": name, "seed": s, **row}
-                    for s, row in enumerate(rows)
-                ]
-                cells.append(report.cell(f"{task.name} at {macs}, align {align}, {name}", rows, task.metric))
-            start = [macs, str(align), f"{dense['measures'][task.metric]:.1f}" if "measures" in dense else "-"]
-            line = [*start, *cells, *(other if align == task.aligns[0] else [""] * 4)]
-            report.lines.setdefault(task.name, []).append(line)
-            print(task.name, " | ".join(line), flush=True)
+            rows = own_rows(task, macs, align, options, report)
+            for metric, start in dense.get("measures", {}).items():
+                place = f"{task.name} at {macs}, align {align}"
+                cells = [report.cell(f"{place}, {name}", found, metric) for name, found in rows.items()]
+                line = [macs, str(align), f"{start:.1f}", *cells]
+                line += peer_cells(others, metric) if align == task.aligns[0] else [""] * 4
+                report.lines.setdefault((task.name, metric), []).append(line)
+                print(f"{task.name}, {metric}:", " | ".join(line), flush=True)
 
 
 def document(report: Report, options: argparse.Namespace) -> str:
@@ -156,9 +165,12 @@ def document(report: Report, options: argparse.Namespace) -> str:
         f"Metrics in percent; with data: mean ± half the range over {options.seeds} calibration sets. "
         "A peer's best criterion, chosen by the metric itself, is in brackets; it does not depend on the alignment.\n"
     )
-    for name, lines in report.lines.items():
+    for (name, metric), lines in report.lines.items():
         task = TASKS[name]
-        parts.append(f"## {name}: {task.metric}\n\nCalibration: {task.samples} samples: {task.data_note}.\n")
+        if metric == task.metric:
+            parts.append(f"## {name}: {metric}\n\nCalibration: {task.samples} samples: {task.data_note}.\n")
+        else:
+            parts.append(f"### {name}: {metric}\n")
         parts.append(table(lines, names) + "\n")
     if report.reasons:
         parts.append("## Why there is no figure\n\n" + "\n".join(f"- {reason}" for reason in report.reasons) + "\n")

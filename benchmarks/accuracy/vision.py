@@ -62,6 +62,7 @@ class ResNet20(Task):
     metric = "top-1"
     targets = ("80%", "70%", "60%", "50%")
     aligns = (1, 8)
+    for_torch = True
     samples = 1024
     data_note = "CIFAR-10 pictures, 5,000 others to measure on (the network saw all of them when it was trained)"
 
@@ -156,6 +157,7 @@ class MobileNetV2(Task):
     metric = "top-1 agreement"
     targets = ("90%", "80%", "70%", "60%")
     aligns = (1, 8)
+    for_torch = True
     samples = 512
     data_note = "parts of sample photos and scaled-up CIFAR pictures, 400 parts of 20 other photos held back"
 

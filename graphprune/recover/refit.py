@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import onnx_ir as ir
 
+from graphprune.calibration.layers import Layer, layers, matrix, stored
 from graphprune.calibration.normal import Normal
 from graphprune.calibration.store import Store
 from graphprune.calibration.unfold import outputs, unfold
@@ -15,13 +15,12 @@ from graphprune.calibration.walk import Walk
 from graphprune.coupling.cut import Cut
 from graphprune.data.samples import Samples
 from graphprune.graph.model import Array, Graph
-from graphprune.recover.layers import Layer, layers, matrix, stored
 from graphprune.recover.ridge import fit
-from graphprune.rewrite.values import overwrite
+from graphprune.rewrite.values import overwrite, stored_value
 
 _HELD = 4  # every fourth feed judges the ridge
 _ROWS = 48  # positions per unknown of a layer that are enough
-_LEAST = 20_000
+_WORK = 5e10  # products of a Gram matrix up to which more positions are looked at
 
 
 @dataclass(frozen=True)
@@ -116,7 +115,7 @@ def _refit_layer(job: _Job) -> LayerError:
     train, held = Normal.empty(groups, inputs, outs), Normal.empty(groups, inputs, outs)
     rng = np.random.default_rng(job.seed)
     kernel = kept.shape[2:] if "Conv" in layer.linear.node.key else ()
-    limit = max(_LEAST, _ROWS * inputs) // max(job.pruned.feeds, 1) + 1
+    limit = int(max(_WORK / (groups * inputs**2), _ROWS * inputs)) // max(job.pruned.feeds, 1) + 1
     for place, (data, target) in enumerate(job.pairs()):
         total = target.size // (groups * outs)
         rows = np.sort(rng.choice(total, limit, replace=False)) if total > limit else None
@@ -132,14 +131,10 @@ def _refit_layer(job: _Job) -> LayerError:
     found = fit(train, held, weight, bias, free_bias=free)
     energy = max(float((held.yy - held.y**2 / max(held.count, 1)).sum()), 1e-30)
     if found.after < found.before:
-        overwrite(_value(small.source, kept.source), stored(layer, found.weight, kept.shape).astype(content.dtype))
+        overwrite(
+            stored_value(small.source, kept.source), stored(layer, found.weight, kept.shape).astype(content.dtype)
+        )
         if had is not None:
             name = small.weights[layer.bias].source
-            overwrite(_value(small.source, name), found.bias.reshape(had.shape).astype(had.dtype))
+            overwrite(stored_value(small.source, name), found.bias.reshape(had.shape).astype(had.dtype))
     return LayerError(layer.name, found.before / energy, found.after / energy, found.strength)
-
-
-def _value(model: ir.Model, name: str) -> ir.Value:
-    if name in model.graph.initializers:
-        return model.graph.initializers[name]
-    return next(v for n in model.graph for v in n.outputs if v.name == name)
