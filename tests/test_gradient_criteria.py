@@ -17,6 +17,7 @@ from onnxruntime.quantization import QuantFormat, QuantType, quantize_dynamic
 from torch import nn
 
 import graphprune.importance.losses as losses_module
+import graphprune.importance.perturbation as perturbation_module
 from graphprune.api import analyze, load, plan
 from graphprune.calibration.gradients import Masks, gradients_of, single
 from graphprune.calibration.heads import heads
@@ -246,6 +247,14 @@ def test_planted_units_get_what_they_are_worth(criterion: Callable[..., np.ndarr
         return
     expected = strength**2 / (strength**2).sum()
     np.testing.assert_allclose(scores, expected, rtol=0.1, atol=0.005)
+
+
+def test_many_units_are_tried_in_random_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(perturbation_module, "_ALONE", 0)
+    monkeypatch.setattr(perturbation_module, "_ROUNDS", 100)
+    deps, data, strength = planted()
+    scores = perturbation(deps, data)[deps.groups[0].units]
+    np.testing.assert_allclose(scores, strength**2 / (strength**2).sum(), rtol=0.1, atol=0.005)
 
 
 def test_ridge_finds_what_every_column_costs() -> None:
