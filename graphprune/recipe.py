@@ -40,6 +40,12 @@ class Recipe:
             Repeatable.
         shared_offsets: Every convolution group, head or norm group loses the same offsets, even where each could keep
             its own.
+        width: How many channels groups keep: PATTERN=16:48, PATTERN=16: or PATTERN=32, where the pattern matches names
+            of groups as analyze shows them, or is kind:heads. Repeatable.
+        equal: Regular expression; the groups whose names match keep the same width. With brackets, one class for
+            each text that they capture. Repeatable.
+        allocation: How the cut is shared out: solver (least loss under all limits), global (one ranking of all
+            channels), uniform (the same share everywhere), or auto: solver where losses were measured, else global.
         criterion: How channels are ranked: l2, l1 or random (l2).
         seed: Seed of everything that draws (0).
         input_shape: Sizes for an input with dynamic axes: x:1,3,224,224, without the name if it is the only one.
@@ -61,6 +67,9 @@ class Recipe:
     only: tuple[str, ...] | None = None
     allow_io: tuple[str, ...] | None = None
     shared_offsets: bool | None = None
+    width: tuple[str, ...] | None = None
+    equal: tuple[str, ...] | None = None
+    allocation: str | None = None
     criterion: str | None = None
     seed: int | None = None
     input_shape: tuple[str, ...] | None = None
@@ -91,6 +100,9 @@ class Recipe:
             "only",
             "allow_io",
             "shared_offsets",
+            "width",
+            "equal",
+            "allocation",
             "criterion",
             "seed",
         ):
@@ -255,6 +267,9 @@ _CONVERT: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "only": ("a regular expression or a list of them", _texts),
     "allow_io": ("a regular expression or a list of them", _texts),
     "shared_offsets": ("true or false", _switch),
+    "width": ("text such as PATTERN=16:48 or a list of it", _texts),
+    "equal": ("a regular expression or a list of them", _texts),
+    "allocation": ("a name", _text),
     "criterion": ("a name", _text),
     "seed": ("a whole number", _whole),
     "input_shape": ("a shape or a list of them", _texts),
