@@ -1,6 +1,6 @@
 """Prunes every network of torchvision and the zoo's transformers to half their MACs, without hints of any kind.
 
-Usage: python -m benchmarks.torch_coverage [PATTERN] [--timeout 300] [--fresh] [--failed] [--write]
+Usage: python -m benchmarks.torch_coverage [PATTERN] [--timeout 300] [--fresh] [--failed] [--own] [--write]
 
 For each, in a process of its own: capture, analysis and rewriting are timed, the pruned module is verified, runs
 forward and backward in evaluation and in training mode and gives outputs of the same shape. Beside it Torch-Pruning:
@@ -177,6 +177,7 @@ def main() -> None:
     parser.add_argument("--timeout", type=float, default=300)
     parser.add_argument("--fresh", action="store_true", help="measure everything again")
     parser.add_argument("--failed", action="store_true", help="measure again what did not succeed in its own class")
+    parser.add_argument("--own", action="store_true", help="with --fresh: keep the rows of Torch-Pruning")
     parser.add_argument("--write", action="store_true", help="write benchmarks/results/torch-coverage")
     parser.add_argument("--worker", default="", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -195,7 +196,7 @@ def main() -> None:
                 "benchmarks.torch_coverage",
                 {"path": name, "kind": kind, "family": name.partition("/")[0]},
                 args.timeout,
-                fresh=args.fresh,
+                fresh=args.fresh and (kind == "graphprune" or not args.own),
                 redo=lambda row, again=again: again and not (good(row) and row["kind"] == "same class"),
             )
             rows[name][kind] = row

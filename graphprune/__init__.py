@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from graphprune.api import Result, analyze, apply, load, plan, prune, save, slice_optimizer, trace, verify
     from graphprune.checkpoints import channel_map, restore, scatter
+    from graphprune.data import samples
     from graphprune.errors import GraphPruneError
     from graphprune.graph.custom import custom_ops
     from graphprune.plan import Plan
@@ -31,6 +32,7 @@ _HOME = {
     "custom_ops": "graphprune.graph.custom",
     "profile": "graphprune.report.profile",
     "register": "graphprune.rules.custom",
+    "samples": "graphprune.data",
 }
 __all__ = [
     "GraphPruneError",
@@ -46,6 +48,7 @@ __all__ = [
     "prune",
     "register",
     "restore",
+    "samples",
     "save",
     "scatter",
     "slice_optimizer",

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 
-from graphprune.api_torch import carried_out_inplace, is_torch, slice_optimizer, trace, traced_module
+from graphprune.api_torch import carried_out_inplace, check_destination, is_torch, slice_optimizer, trace, traced_module
 from graphprune.budget.planner import Planner
 from graphprune.budget.targets import Amount
+from graphprune.calibration import Calibration
 from graphprune.checkpoints import apply_plan, as_plan, save_module
 from graphprune.coupling.groups import DependencyGraph
 from graphprune.coupling.groups import analyze as _analyze
+from graphprune.data import Samples, given_samples
 from graphprune.dialect import dialect_of
 from graphprune.errors import InputError
 from graphprune.graph.checks import refuse_nan
@@ -27,8 +30,9 @@ from graphprune.rewrite.files import check_output
 from graphprune.rewrite.files import save as _save
 from graphprune.rewrite.shards import INDEX
 from graphprune.rules import has_rule
-from graphprune.search import Progress, Result, folded_cut, replay, search
+from graphprune.search import Progress, Result, fitted, folded_cut, replay, search
 from graphprune.verify.compare import Verdict
+from graphprune.verify.metric import Judge, Metric
 
 __all__ = ["Result", "analyze", "apply", "load", "plan", "prune", "save", "slice_optimizer", "trace", "verify"]
 
@@ -90,6 +94,9 @@ def plan(
     memory: Amount | None = None,
     ratio: Amount | None = None,
     criterion: str | Criterion = "l2",
+    aggregate: str = "sum",
+    normalise: str = "auto",
+    data: Any = None,
     seed: int = 0,
     lossless: bool = False,
     align: int | None = None,
@@ -113,7 +120,12 @@ def plan(
         size: Limit on the bytes of the written file.
         memory: Limit on the bytes of activations alive at once, "8MB" or "60%".
         ratio: Share of channels that every group loses, 0.3 or "30%".
-        criterion: "l2", "l1", "random", or a function (deps, seed) → scores per unit.
+        criterion: A name, see docs/criteria.md, or a function (deps, seed) or (deps, calibration) → scores per unit.
+        aggregate: What is made of the coupled slices of a unit: "sum", "mean" or "max".
+        normalise: What the scores of a group are divided by: its "mean", "max" or "sum", or "none"; "auto" is "none"
+            for criteria that compare groups by themselves, else "mean".
+        data: Samples for criteria that look at activations: any source of :func:`graphprune.samples`, or a
+            :class:`graphprune.calibration.Calibration`.
         seed: Seed of criteria that draw.
         lossless: Remove the dead channels, all of them and nothing else, instead of meeting a target.
         align: Kept widths are multiples of this where a group is wide enough; 8, or 1 when lossless.
@@ -137,6 +149,8 @@ def plan(
     """
     deps = analyze(source, example_inputs=example_inputs, allow_io=allow_io)
     refuse_nan(deps.source)
+    if not isinstance(data, Calibration | Samples):
+        data = given_samples(data, deps.source, None, seed, None)
     options: dict[str, Any] = {
         "macs": macs,
         "params": params,
@@ -144,6 +158,9 @@ def plan(
         "memory": memory,
         "ratio": ratio,
         "criterion": criterion,
+        "aggregate": aggregate,
+        "normalise": normalise,
+        "data": data,
         "seed": seed,
         "lossless": lossless,
         "min_channels": min_channels,
@@ -181,7 +198,7 @@ def apply(source: Any, plan: Any, output: str | Path | None = None, *, example_i
     if output is not None:
         raise InputError("a model is returned, not written: leave out the output and use save")
     ready = as_plan(plan)
-    deps = analyze(source, example_inputs=example_inputs, allow_io=ready.allow_io)
+    deps, ready = fitted(source if isinstance(source, DependencyGraph) else _graph(source, None, example_inputs), ready)
     dialect = dialect_of(deps.source)
     model = dialect.rewrite(folded_cut(deps, ready))
     dialect.stamp(model, ready, verified=False)
@@ -232,7 +249,7 @@ def verify(
         InputError: A model or the plan cannot be read, or they do not fit each other.
     """
     ready = plan if isinstance(plan, Plan) else Plan.read(plan)
-    deps = analyze(source, example_inputs=example_inputs, allow_io=ready.allow_io)
+    deps, ready = fitted(_graph(source, None, example_inputs), ready)
     model = pruned if traced_module(deps.source) is not None else _graph(pruned).source
     cut = folded_cut(deps, ready)
     return dialect_of(deps.source).verify(
@@ -247,8 +264,11 @@ def prune(
     example_inputs: Any = None,
     inplace: bool = False,
     check: bool = True,
+    data: Any = None,
+    samples: int | None = None,
+    preprocess: Mapping[str, Any] | None = None,
+    metric: Metric | str | None = None,
     feeds: Sequence[Any] = (),
-    samples: int = 1,
     progress: Progress = lambda _: None,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
     from_plan: Plan | None = None,
@@ -264,8 +284,11 @@ def prune(
         example_inputs: What a module takes: a tensor, a tuple, or a dictionary by keyword.
         inplace: Cut the module itself once all is proved; its parameters stay the same objects.
         check: Verify against the masked original; culprits are found by bisection, frozen, and planned around.
-        feeds: Inputs for verification beside random ones.
-        samples: Random inputs per input size.
+        data: Samples from any source of :func:`graphprune.samples`, for verification and agreement with the original.
+        samples: How many of them to take (1024).
+        preprocess: How images become inputs.
+        metric: A measure of one's own: a function of ``run(feed) -> outputs``, for a module of the module itself.
+        feeds: Inputs for verification beside random ones and the data.
         progress: Called with the name of each step.
         input_shapes: Sizes of inputs with dynamic axes.
         from_plan: Carry out this plan instead of making one.
@@ -276,7 +299,7 @@ def prune(
         The result; its ``model`` is what was written.
 
     Raises:
-        InputError: Bad file, plan or option.
+        InputError: Bad file, plan, data or option.
         InfeasibleError: The target cannot be met.
         NothingToPruneError: No unit can be removed.
         VerificationError: The result could not be proved right; nothing was written.
@@ -285,16 +308,18 @@ def prune(
         check_output(Path(output), *([Path(source)] if isinstance(source, str | Path) else []))
     progress("load")
     graph = _graph(source, input_shapes, example_inputs)
-    if traced_module(graph) is None and inplace:
-        raise InputError("inplace=True is for modules; files are never changed in place")
-    if traced_module(graph) is not None and output is not None:
-        raise InputError("prune returns a module and writes no file; graphprune.save writes one")
+    check_destination(graph, output, inplace=inplace)
     refuse_nan(graph)
+    given = given_samples(data, graph, samples, options.get("seed", 0), preprocess)
+    judge = Judge(graph, given if check else None, metric)
+    feeds = [*feeds, *(given.head(2, batch=8) if given is not None and check else ())]
     progress("analyze")
-    deps = analyze(graph, allow_io=from_plan.allow_io if from_plan else allow_io)
-    result = replay(deps, from_plan, check, feeds, samples, progress) if from_plan else None
-    if result is None:
-        result = search(deps, options, check, feeds, samples, progress)
+    if from_plan:
+        result = replay(*fitted(graph, from_plan), check, feeds, 1, progress)
+    else:
+        result = search(analyze(graph, allow_io=allow_io), {**options, "data": given}, check, feeds, 1, progress)
+    progress("measure")
+    result = replace(result, quality=judge(result.deps, result.plan, result.model))
     if inplace:
         result = carried_out_inplace(result)
     if output is not None:

@@ -50,29 +50,38 @@ def trace(
             whole.
 
     Returns:
-        The graph; weights have their state_dict names. Sizes that the module says with one number stay equal, and
-        what only training reads stays whole.
+        The graph; weights have their state_dict names. Sizes that the module says with one number stay equal; what
+        only training reads, and rows of tables that longer inputs may read, stay.
 
     Raises:
         InputError: PyTorch is not installed, torch.export cannot capture the module, or it does not run.
     """
     try:
-        from graphprune.graph.torch import trace as read
-        from graphprune.graph.torch_numbers import with_equal_sizes
-        from graphprune.graph.torch_training import with_training_kept
+        from graphprune.graph.torch_read import read
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "torch":
             raise
         raise InputError(_MISSING) from None
     if isinstance(example_inputs, Mapping):
         example_inputs, kwargs = (), {**example_inputs, **(kwargs or {})}
-    graph = read(module, example_inputs, kwargs, name=name, dynamic_shapes=dynamic_shapes, opaque=opaque)
-    return with_training_kept(with_equal_sizes(graph))
+    return read(module, example_inputs, kwargs, name=name, dynamic_shapes=dynamic_shapes, opaque=opaque)
 
 
 def traced_module(graph: Graph) -> Any:
     """The module that a graph was read from, None for a graph of a file."""
     return getattr(graph.source, "module", None)
+
+
+def check_destination(graph: Graph, output: object, *, inplace: bool) -> None:
+    """Make sure that what becomes of the result fits the kind of model.
+
+    Raises:
+        InputError: A file is to be changed in place, or a module to be written to a file.
+    """
+    if traced_module(graph) is None and inplace:
+        raise InputError("inplace=True is for modules; files are never changed in place")
+    if traced_module(graph) is not None and output is not None:
+        raise InputError("prune returns a module and writes no file; graphprune.save writes one")
 
 
 def carried_out_inplace(result: Result) -> Result:

@@ -118,8 +118,8 @@ def plan(
     """
     from graphprune import commands
 
-    if flags.data is not None or flags.no_verify:
-        raise InputError("plan verifies nothing: --data and --no-verify belong to prune, apply and verify")
+    if flags.no_verify or flags.metric is not None:
+        raise InputError("plan verifies nothing: --metric and --no-verify belong to prune and apply")
     _show(view, lambda step: commands.plan(model, output, _merged(flags, recipe), step))
 
 
@@ -130,7 +130,7 @@ def apply(
     output: Path,
     /,
     *,
-    data: Path | None = None,
+    data: str | None = None,
     input_shape: tuple[str, ...] = (),
     no_verify: bool = False,
     view: View = _PLAIN,
@@ -143,7 +143,7 @@ def apply(
         plan: The plan.
         model: The ONNX file or checkpoint; never changed.
         output: Where the smaller one goes: a file of the same kind, or a new folder.
-        data: Samples for verification, beside random ones: a .npz or .npy file, stacked on axis 0.
+        data: Samples for verification, beside random ones: any source of prune --data.
         input_shape: Sizes for an input with dynamic axes: x:1,3,224,224. Repeatable.
         no_verify: Do not compare the result with the masked original; it is marked UNVERIFIED then.
         view: Form of the report.
@@ -165,7 +165,7 @@ def verify(
     plan: Path,
     /,
     *,
-    data: Path | None = None,
+    data: str | None = None,
     samples: int = 1,
     seed: int = 0,
     input_shape: tuple[str, ...] = (),
@@ -177,7 +177,7 @@ def verify(
         model: The original.
         pruned: The smaller one.
         plan: The plan that led from one to the other.
-        data: Samples to compare on, beside random ones: a .npz or .npy file, stacked on axis 0.
+        data: Samples to compare on, beside random ones: any source of prune --data.
         samples: Random inputs per input size (1).
         seed: Seed of the random inputs (0).
         input_shape: Sizes for an input with dynamic axes: x:1,3,224,224. Repeatable.

@@ -9,15 +9,17 @@ from pathlib import Path
 import onnx_ir as ir
 
 from graphprune import api
-from graphprune.data.arrays import load_feeds
+from graphprune.data import given_samples, samples
 from graphprune.errors import InputError, VerificationError
 from graphprune.graph.model import Array, Graph
 from graphprune.graph.onnx import external_files
+from graphprune.importance.base import wants_data
 from graphprune.plan import Plan
 from graphprune.recipe import Recipe, parse_shapes
 from graphprune.report.models import AnalysisReport, CheckpointReport, FieldChange, PruneReport, VerifyReport
 from graphprune.report.profile import ProfileReport
 from graphprune.report.profile import profile as _profile
+from graphprune.report.quality import measured
 from graphprune.report.summary import analysis, blocked_axes, checked, cost, disk_bytes, group_cuts, io_cuts
 from graphprune.rewrite.checkpoint import is_checkpoint, shrink
 from graphprune.rewrite.files import check_output, save, staged
@@ -25,6 +27,7 @@ from graphprune.rewrite.files import check_output, save, staged
 Step = Callable[[str], None]
 DONE = "done"  # the step after which every file is in place
 _RUNS = 20
+_COMPARED = 64  # samples of the data read by verify
 
 
 def prune(model: Path, output: Path, recipe: Recipe, step: Step, *, given: Path | None = None) -> PruneReport:
@@ -41,8 +44,7 @@ def prune(model: Path, output: Path, recipe: Recipe, step: Step, *, given: Path 
     options, shapes = recipe.options(), recipe.input_shapes()
     step("load")
     graph = api.load(model, input_shapes=shapes)
-    feeds = _feeds(recipe.data, graph)
-    result = api.prune(graph, check=not recipe.no_verify, feeds=feeds, progress=step, **options)
+    result = api.prune(graph, check=not recipe.no_verify, progress=step, **recipe.data_options(), **options)
     step("write")
     with staged(output, partial(step, DONE)) as folder:
         report = _written("prune", model, output, result, folder)
@@ -55,7 +57,7 @@ def prune(model: Path, output: Path, recipe: Recipe, step: Step, *, given: Path 
 
 
 def apply(
-    plan: Path, model: Path, output: Path, *, data: Path | None, input_shape: tuple[str, ...], verify: bool, step: Step
+    plan: Path, model: Path, output: Path, *, data: str | None, input_shape: tuple[str, ...], verify: bool, step: Step
 ) -> PruneReport | CheckpointReport:
     """Carry out a plan on a file and write the result and its report."""
     if is_checkpoint(model):
@@ -66,7 +68,7 @@ def apply(
     ready = Plan.read(plan)
     step("load")
     graph = api.load(model, input_shapes=parse_shapes(input_shape))
-    result = api.prune(graph, check=verify, feeds=_feeds(data, graph), progress=step, from_plan=ready)
+    result = api.prune(graph, check=verify, data=data, progress=step, from_plan=ready)
     step("write")
     with staged(output, partial(step, DONE)) as folder:
         report = _written("apply", model, output, result, folder)
@@ -104,6 +106,9 @@ def plan(model: Path, output: Path, recipe: Recipe, step: Step) -> PruneReport:
     graph = api.load(model, input_shapes=recipe.input_shapes())
     step("analyze")
     deps = api.analyze(graph, allow_io=options.pop("allow_io", ()))
+    if recipe.data is not None and not wants_data(recipe.criterion or "l2"):
+        raise InputError("plan verifies nothing: --data belongs to prune, apply and verify, or to a criterion on data")
+    options["data"] = given_samples(recipe.data, graph, recipe.samples, recipe.seed or 0, recipe.preprocess)
     step("plan")
     made = api.plan(deps, **options)
     step("write")
@@ -140,7 +145,7 @@ def verify(
     pruned: Path,
     plan: Path,
     *,
-    data: Path | None,
+    data: str | None,
     input_shape: tuple[str, ...],
     samples: int,
     seed: int,
@@ -172,8 +177,8 @@ def profile(model: Path, *, latency: bool, threads: int, input_shape: tuple[str,
     return _profile(deps, size=disk_bytes(model, graph.source), runs=_RUNS if latency else 0, threads=threads)
 
 
-def _feeds(data: Path | None, graph: Graph) -> list[dict[str, Array]]:
-    return load_feeds(data, graph) if data is not None else []
+def _feeds(data: str | None, graph: Graph) -> list[dict[str, Array]]:
+    return samples(data, graph, limit=_COMPARED).head(2, batch=8) if data is not None else []
 
 
 def _written(verb: str, model: Path, output: Path, result: api.Result, folder: Path) -> PruneReport:
@@ -191,7 +196,9 @@ def _written(verb: str, model: Path, output: Path, result: api.Result, folder: P
         after=cost(result.after, size),
         check=checked(result.verdict),
         folded=result.folded,
+        quality=measured(result.quality),
         given_up=result.frozen,
+        notes=result.notes,
         groups=group_cuts(result.deps, result.plan),
         blocked=blocked_axes(result.deps),
         io=io_cuts(result.deps.source, result.plan),

@@ -19,7 +19,7 @@ from graphprune.errors import InputError
 from graphprune.rules.edit import Kept
 
 VERSION = 1
-_OPTIONAL = ("io", "blocks", "shapes", "tied", "widths", "transient", "attributes")
+_OPTIONAL = ("io", "blocks", "shapes", "tied", "widths", "transient", "attributes", "modules")
 Listed = list[int] | list[list[int]]
 
 
@@ -90,6 +90,7 @@ class Plan(BaseModel):
         widths: Per kind of group and number of units the numbers left, over all groups of that kind and size.
         transient: Weights that no checkpoint holds: buffers that are not saved.
         attributes: What else is set in the pruned module: module path → attribute → value.
+        modules: Weights of a file whose names are the exporter's own, with the path of the module that reads them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -107,6 +108,7 @@ class Plan(BaseModel):
     widths: dict[str, dict[int, tuple[int, ...]]] = {}
     transient: tuple[str, ...] = ()
     attributes: dict[str, dict[str, Any]] = {}
+    modules: dict[str, str] = {}
 
     @property
     def allow_io(self) -> tuple[str, ...]:

@@ -10,12 +10,16 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from cyclopts import Parameter
 
 from graphprune.errors import InputError
 
 AUTO_ALIGN = 8
+RANDOM = "random"
 _SHAPE = re.compile(r"(?:(?P<name>.*):)?(?P<sizes>\d+(?:[x,]\d+)*)")
+_SCRIPT = re.compile(r"(?P<file>.*\.py):(?P<name>\w+)")
 _AMOUNTS = ("macs", "params", "size", "memory", "ratio")
 
 
@@ -46,11 +50,21 @@ class Recipe:
             each text that they capture. Repeatable.
         allocation: How the cut is shared out: solver (least loss under all limits), global (one ranking of all
             channels), uniform (the same share everywhere), or auto: solver where losses were measured, else global.
-        criterion: How channels are ranked: l2, l1 or random (l2).
+        criterion: How channels are ranked, see docs/criteria.md (l2). By weights: l1, l2, lamp, bn-scale, fpgm, dimap,
+            spectral, similarity, random. By --data: wanda, activation-mean, activation-variance,
+            activation-attention, apoz, correlation, entropy.
+        aggregate: What is made of a channel's coupled slices: sum, mean or max (sum).
+        normalise: What the scores of a group are divided by: its mean, max or sum, or none (auto: mean, none for
+            criteria that compare groups by themselves).
         seed: Seed of everything that draws (0).
         input_shape: Sizes for an input with dynamic axes: x:1,3,224,224, without the name if it is the only one.
             Repeatable.
-        data: Samples for verification, beside random ones: a .npz or .npy file, stacked on axis 0.
+        data: Samples without labels, for criteria that look at activations and for verification: a .npz or .npy file
+            stacked on axis 0, a folder of them or of images, JSON of Polygraphy's --save-inputs, LOADER.py:FUNCTION,
+            or the word random.
+        samples: How many samples to take of the data (1024).
+        preprocess: How images become inputs: resize, crop, color, scale, mean, std, layout. In recipes only.
+        metric: A measure of your own, before and after: FILE.py:FUNCTION, called with run(feed) -> outputs.
         no_verify: Do not compare the result with the masked original; it is marked UNVERIFIED then.
     """
 
@@ -71,9 +85,14 @@ class Recipe:
     equal: tuple[str, ...] | None = None
     allocation: str | None = None
     criterion: str | None = None
+    aggregate: str | None = None
+    normalise: str | None = None
     seed: int | None = None
     input_shape: tuple[str, ...] | None = None
-    data: Path | None = None
+    data: str | None = None
+    samples: int | None = None
+    preprocess: Annotated[Mapping[str, Any] | None, Parameter(parse=False)] = None
+    metric: str | None = None
     no_verify: bool | None = None
 
     def over(self, base: Recipe) -> Recipe:
@@ -104,11 +123,17 @@ class Recipe:
             "equal",
             "allocation",
             "criterion",
+            "aggregate",
+            "normalise",
             "seed",
         ):
             if getattr(self, key) is not None:
                 out[key] = getattr(self, key)
         return out
+
+    def data_options(self) -> dict[str, Any]:
+        """Keyword options of :func:`graphprune.prune` about data."""
+        return {key: getattr(self, key) for key in ("data", "samples", "preprocess", "metric")}
 
     def input_shapes(self) -> dict[str, tuple[int, ...]]:
         """Sizes by input name, "" where the name was left out.
@@ -129,7 +154,10 @@ class Recipe:
 
         entries: dict[str, Any] = {k: list(v) if isinstance(v, tuple | list) else v for k, v in planned.items()}
         entries["input_shape"] = list(self.input_shape or ())
-        entries["data"] = _relative(self.data, folder) if self.data is not None else None
+        entries["data"] = moved_source(self.data, folder) if self.data is not None else None
+        entries["samples"] = self.samples
+        entries["preprocess"] = dict(self.preprocess) if self.preprocess is not None else None
+        entries["metric"] = moved_source(self.metric, folder) if self.metric is not None else None
         entries["no_verify"] = bool(self.no_verify)
         kept = {k.replace("_", "-"): v for k, v in entries.items() if not (v is None or v is False or v == [])}
         return str(yaml.safe_dump(kept, sort_keys=False, allow_unicode=True))
@@ -159,8 +187,9 @@ def read_recipe(path: Path) -> Recipe:
             out[key] = None if value is None else convert(value)
         except (TypeError, ValueError):
             raise InputError(f"{path}: {raw}: {value!r} is not {wanted}") from None
-    if out.get("data") is not None:
-        out["data"] = path.parent / out["data"]
+    for key in ("data", "metric"):
+        if out.get(key) is not None:
+            out[key] = moved_source(out[key], None, path.parent)
     return Recipe(**out)
 
 
@@ -220,11 +249,21 @@ def _number(text: str) -> str | int | float:
     return text
 
 
-def _relative(path: Path, folder: Path) -> str:
+def moved_source(text: str, folder: Path | None, home: Path = Path()) -> str:
+    """A path or ``file.py:function`` that stands in a recipe in ``home``, as it has to stand in one in ``folder``.
+
+    Without a folder: as it has to be given. The word random stays.
+    """
+    if text == RANDOM:
+        return text
+    script = _SCRIPT.fullmatch(text)
+    file, name = (script["file"], script["name"]) if script else (text, "")
+    path = home / file
     try:
-        return Path(os.path.relpath(path, folder)).as_posix()
+        file = Path(os.path.relpath(path, folder)).as_posix() if folder is not None else str(path)
     except ValueError:  # another drive
-        return str(path.resolve())
+        file = str(path.resolve())
+    return f"{file}:{name}" if name else file
 
 
 def _text(value: Any) -> str:
@@ -258,6 +297,12 @@ def _texts(value: Any) -> tuple[str, ...]:
     return tuple(entries)
 
 
+def _mapping(value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise TypeError
+    return value
+
+
 _CONVERT: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     **dict.fromkeys(_AMOUNTS, ("an amount such as 50% or 1.2G", _text)),
     "align": ("a whole number, or auto", _text),
@@ -271,9 +316,14 @@ _CONVERT: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "equal": ("a regular expression or a list of them", _texts),
     "allocation": ("a name", _text),
     "criterion": ("a name", _text),
+    "aggregate": ("a name", _text),
+    "normalise": ("a name", _text),
     "seed": ("a whole number", _whole),
     "input_shape": ("a shape or a list of them", _texts),
     "data": ("a path", _text),
+    "samples": ("a whole number", _whole),
+    "preprocess": ("a mapping of steps", _mapping),
+    "metric": ("FILE.py:FUNCTION", _text),
     "lossless": ("true or false", _switch),
     "no_verify": ("true or false", _switch),
 }

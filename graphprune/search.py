@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -11,15 +11,18 @@ import numpy as np
 
 from graphprune.algebra.axis import Ids
 from graphprune.budget.planner import Planner
+from graphprune.budget.translate import translated
 from graphprune.cost.model import CostModel, Costs
 from graphprune.coupling.cut import Cut
-from graphprune.coupling.groups import DependencyGraph
+from graphprune.coupling.groups import DependencyGraph, analyze
 from graphprune.dialect import Dialect, dialect_of
 from graphprune.errors import InfeasibleError, NothingToPruneError, VerificationError
 from graphprune.folding.analysis import Folding
+from graphprune.graph.model import Graph
 from graphprune.plan import Plan, is_lossless, planned_cut
 from graphprune.verify.bisect import culprits
 from graphprune.verify.compare import Verdict
+from graphprune.verify.metric import Quality
 
 Progress = Callable[[str], None]
 _ROUNDS = 5
@@ -38,6 +41,8 @@ class Result:
         verdict: The proof, None when verification was switched off.
         frozen: Groups that were given up because they did not verify.
         folded: Constants of removed channels that the layers reading them took over.
+        quality: The user's metric and agreement with the original; None where nothing was measured.
+        notes: What else to know, such as groups that the criterion could not judge.
     """
 
     model: Any
@@ -48,6 +53,21 @@ class Result:
     verdict: Verdict | None
     frozen: tuple[str, ...] = ()
     folded: int = 0
+    quality: Quality | None = None
+    notes: tuple[str, ...] = ()
+
+
+def fitted(source: Graph | DependencyGraph, ready: Plan) -> tuple[DependencyGraph, Plan]:
+    """What a plan is carried out on, and the plan in the names used there.
+
+    A plan made on a file need not keep sizes equal that a module says with one number.
+
+    Raises:
+        InputError: The plan was made on another form of the model and cannot be told here.
+    """
+    if isinstance(source, Graph):
+        source = analyze(replace(source, equal=()), ready.allow_io)
+    return source, translated(source, ready)
 
 
 def folded_cut(deps: DependencyGraph, ready: Plan) -> Cut:
@@ -101,6 +121,7 @@ def search(
     """
     planner, dialect = Planner.from_options(deps, options), dialect_of(deps.source)
     deps = planner.deps
+    notes = tuple(planner.notes)
     frozen: list[str] = []
     verdict: Verdict | None = None
     for _ in range(_ROUNDS):
@@ -115,7 +136,7 @@ def search(
         ready, cut, model = _rewritten(planner, dialect, units, progress, check=check)
         after = planner.cost.costs(cut.removed)
         if not check:
-            return Result(model, ready, deps, planner.dense, after, None, folded=cut.folded)
+            return Result(model, ready, deps, planner.dense, after, None, folded=cut.folded, notes=notes)
         progress("verify")
 
         def passes(part: Cut, model: Any = None) -> Verdict:
@@ -125,7 +146,7 @@ def search(
 
         verdict = passes(cut, model)
         if verdict.passed:
-            return Result(model, ready, deps, planner.dense, after, verdict, tuple(frozen), cut.folded)
+            return Result(model, ready, deps, planner.dense, after, verdict, tuple(frozen), cut.folded, notes=notes)
         progress("bisect")
         bad = culprits(deps, cut, lambda c: passes(c).passed)
         if not bad or len(bad) == len(ready.groups):

@@ -214,7 +214,7 @@ def test_infinite_weights(folder: Path) -> None:
         (["--macs", "50%", "--align", "wide"], "--align wide: must be a whole number, or auto"),
         (["--macs", "50%", "--min-channels", "0"], "--min-channels 0"),
         (["--macs", "50%", "--max-ratio", "0"], "--max-ratio 0"),
-        (["--macs", "50%", "--criterion", "magic"], "unknown criterion 'magic'; there are l1, l2, random"),
+        (["--macs", "50%", "--criterion", "magic"], "unknown criterion 'magic'; there are l1, l2, lamp, bn-scale"),
         (["--macs", "50%", "--seed", "-1"], "--seed -1: must be 0 or more"),
         (["--macs", "50%", "--ignore", "nothing_like_this"], "--ignore nothing_like_this: matches no node"),
         (["--macs", "50%", "--only", "nothing_like_this"], "--only nothing_like_this: matches no node"),
@@ -349,9 +349,9 @@ IMAGES = np.zeros((6, 1, 28, 28), np.float32)
 @pytest.mark.parametrize(
     ("arrays", "pattern"),
     [
-        ({"picture": IMAGES}, "no array for input image; the file has picture"),
-        ({}, "no array for input image; the file has no arrays"),
-        ({"labels": np.zeros(6, np.int64)}, "no array for input image; the file has labels"),
+        ({"picture": IMAGES}, "no array for input image; it has picture"),
+        ({}, "no array for input image; it has no arrays"),
+        ({"labels": np.zeros(6, np.int64)}, "no array for input image; it has labels"),
         ({"image": IMAGES.astype(np.float64)}, "image is float64, the model's input is float32"),
         ({"image": IMAGES.astype(np.uint8)}, "image is uint8, the model's input is float32"),
         ({"image": IMAGES[:, :, :14]}, r"image has shape \(6, 1, 14, 28\), the model's input is \[\?, 1, 28, 28\]"),

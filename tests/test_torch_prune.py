@@ -421,3 +421,33 @@ def _onnx() -> Any:
     from tests.graphs import GRAPHS
 
     return next(iter(GRAPHS.values()))()
+
+
+class Positions(nn.Module):
+    """Tables of which short inputs read a part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(1, 64, 32))
+        self.embed = nn.Embedding(64, 32)
+        self.register_buffer("ids", torch.arange(64))
+        self.every = nn.Parameter(torch.randn(128, 32))
+        self.parts = nn.Parameter(torch.randn(32, 32, 2))
+        self.inner, self.head = nn.Linear(32, 64), nn.Linear(64, 8)
+
+    def forward(self, x: Any) -> Any:
+        n = x.shape[1]
+        x = F.relu(x @ self.parts[:, :, 0]) @ self.parts[:, :16, 1] @ self.parts[:, 16:, 1].mT
+        x = x + self.table[:, :n] + self.embed(self.ids[:n]) + self.every[torch.arange(n) * 2]
+        return self.head(F.relu(self.inner(x)))
+
+
+def test_rows_that_longer_inputs_read_stay() -> None:
+    net, short, long = Positions().eval(), torch.randn(2, 16, 32), torch.randn(2, 40, 32)
+    with torch.no_grad():
+        net.inner.weight[:24] = 0
+        net.inner.bias[:24] = 0
+    result = gp.prune(net, example_inputs=short, params="95%", max_ratio=0.5)
+    assert [g.name for g in result.plan.groups] == ["inner.weight[0]"]
+    assert torch.allclose(result.model(long), net(long), atol=1e-5)
+    assert {"table", "every"}.isdisjoint(result.plan.weights)

@@ -15,6 +15,7 @@ from graphprune.budget.record import make_plan
 from graphprune.budget.selection import allowed_units
 from graphprune.budget.solver import ALLOCATIONS, solve
 from graphprune.budget.targets import Constraints, Targets
+from graphprune.calibration import Calibration
 from graphprune.cost.model import CostModel
 from graphprune.coupling.cut import Cut, Mask
 from graphprune.coupling.fibres import fibred
@@ -50,6 +51,9 @@ class Planner:
         *,
         lossless: bool = False,
         allocation: str = ALLOCATIONS[0],
+        calibration: Calibration | None = None,
+        aggregate: str = "sum",
+        normalise: str = "auto",
     ) -> None:
         if allocation not in ALLOCATIONS:
             raise InputError(f"unknown allocation {allocation!r}; there are {', '.join(ALLOCATIONS)}")
@@ -74,14 +78,18 @@ class Planner:
         self.gone: Mask | None = None
         shared = fibred(deps, ())
         self.folding = Folding(shared)
-        self.deps = shared if lossless or constraints.shared_offsets else ranked(deps, criterion, seed)
+        self.notes: list[str] = []
+        known: dict[str, Any] = {"calibration": calibration, "aggregate": aggregate}
+        self.deps = shared if lossless or constraints.shared_offsets else ranked(deps, criterion, seed, **known)
         self.scores = np.zeros(0)
         if not lossless:
-            self.scores = score(self.deps, criterion, seed)
+            self.scores = score(self.deps, criterion, seed, **known, normalise=normalise, notes=self.notes)
             self.scores[self._dead()] = 0.0  # they cost nothing, whatever ranks them
         name = criterion if isinstance(criterion, str) else getattr(criterion, "__name__", "custom")
         asked = {"lossless": True} if lossless else {**given, "criterion": name, "seed": seed}
-        self.recipe = {**asked, **asdict(constraints)}
+        combined = {"aggregate": aggregate} if aggregate != "sum" else {}
+        combined |= {"normalise": normalise} if normalise != "auto" else {}
+        self.recipe = {**asked, **combined, **asdict(constraints)}
         if allocation != ALLOCATIONS[0]:
             self.recipe["allocation"] = allocation
         if deps.allow_io:
@@ -97,7 +105,9 @@ class Planner:
         rest: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
         targets = Targets(**{f.name: rest.pop(f.name, None) for f in fields(Targets)})
         criterion, seed = rest.pop("criterion", "l2"), rest.pop("seed", 0)
-        allocation = rest.pop("allocation", ALLOCATIONS[0])
+        scoring = {k: rest.pop(k) for k in ("aggregate", "normalise", "allocation") if k in rest}
+        data = rest.pop("data", None)
+        calibration = data if data is None or isinstance(data, Calibration) else Calibration(deps, data, seed=seed)
         lossless = bool(rest.pop("lossless", False))
         if lossless:  # nothing speaks against the last dead channel
             rest = {"align": 1, "max_ratio": 1.0, **rest}
@@ -105,7 +115,7 @@ class Planner:
         if unknown:
             raise InputError(f"unknown option {', '.join(sorted(unknown))}")
         constraints = Constraints(**rest)
-        return cls(deps, targets, constraints, criterion, seed, lossless=lossless, allocation=allocation)
+        return cls(deps, targets, constraints, criterion, seed, lossless=lossless, calibration=calibration, **scoring)
 
     def aim(self, targets: Targets) -> None:
         """Take other targets; all that was worked out before stays.

@@ -12,6 +12,7 @@ from graphprune.coupling.cut import Cut
 from graphprune.coupling.factor import numbered
 from graphprune.coupling.groups import DependencyGraph, Group
 from graphprune.graph.model import Graph
+from graphprune.graph.modules import renamed
 from graphprune.plan import Listed, Plan, PlannedBlocks, PlannedFibre, PlannedGroup, positions
 
 
@@ -54,6 +55,7 @@ def make_plan(
         tied=dict(getattr(deps.source.source, "tied", {})),
         transient=_transient(deps.source),
         widths=_widths(deps, cut),
+        modules=renamed(deps.source),
     )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from graphprune import rules
-from graphprune.algebra import Reason, eq
+from graphprune.algebra import Reason, eq, index
 from graphprune.coupling.interface import freeze_outputs, label_inputs
 from graphprune.graph.model import Graph, Node
 from graphprune.rules.context import Relate, State, Unsupported
@@ -25,6 +27,7 @@ def propagate(graph: Graph, free: frozenset[str] = frozenset()) -> State:
         _relate(state, node)
     _equate(state)
     _keep_whole(state)
+    _keep_unread(state)
     freeze_outputs(state, free)
     return state
 
@@ -46,6 +49,16 @@ def _keep_whole(state: State) -> None:
         for axis in state.types.get(name) or ():
             if axis is not None and not axis.frozen:
                 state.store.freeze(axis, why)
+
+
+def _keep_unread(state: State) -> None:
+    """Freeze what inputs of other sizes may read."""
+    for name, axis, positions in state.graph.unread:
+        axes = state.types.get(name)
+        labels = axes[axis] if axes else None
+        if labels is not None and not labels.frozen:
+            why = state.store.reason(Reason(name, "", "these inputs do not reach it, longer ones may"))
+            state.store.freeze(index(state.store, labels, np.array(positions)), why)
 
 
 def _relate(state: State, node: Node) -> None:

@@ -109,6 +109,7 @@ class Graph:
         file_bytes: Returns the bytes that the model takes when written.
         whole: Values that stay whole because something outside the graph reads them.
         equal: Sets of (value, axis) whose sizes the source says with one number: they have to stay equal.
+        unread: Positions (value, axis, positions) of stored tensors that other inputs than these may read: they stay.
     """
 
     name: str
@@ -124,6 +125,7 @@ class Graph:
     file_bytes: Callable[[], int] = field(repr=False, default=lambda: 0)
     whole: tuple[str, ...] = ()
     equal: tuple[tuple[tuple[str, int], ...], ...] = ()
+    unread: tuple[tuple[str, int, tuple[int, ...]], ...] = ()
 
     def constant(self, name: str) -> Array | None:
         """The fixed content of a value (a weight is read), or None when it is computed from data or not there."""

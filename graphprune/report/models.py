@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 import graphprune
+from graphprune.report.quality import QualityReport
 
 
 class _Value(BaseModel):
@@ -169,9 +170,11 @@ class PruneReport(_Value):
         check: The verification, None for a plan.
         folded: Constants of removed channels that the layers reading them took over.
         given_up: Groups left whole because their removal did not verify.
+        notes: What else to know.
         groups: What the groups lost, largest savings first.
         blocked: What could not be cut, largest first.
         io: Axes of graph inputs and outputs that shrank.
+        quality: Metric and agreement with the original, None where neither was measured.
     """
 
     graphprune: str = graphprune.__version__
@@ -184,9 +187,11 @@ class PruneReport(_Value):
     check: Check | None
     folded: int = 0
     given_up: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     groups: tuple[GroupCut, ...]
     blocked: tuple[BlockedAxis, ...]
     io: tuple[IoCut, ...] = ()
+    quality: QualityReport | None = None
 
 
 class FieldChange(_Value):

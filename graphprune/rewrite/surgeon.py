@@ -12,7 +12,7 @@ from graphprune.coupling.cut import Cut
 from graphprune.graph.model import Array, Node
 from graphprune.graph.scopes import all_values, source_nodes, tensor_shape
 from graphprune.rewrite.masks import WHERE_OPSET, mask_by_product, mask_integers
-from graphprune.rewrite.values import home, replace_output
+from graphprune.rewrite.values import home, overwrite, replace_output
 from graphprune.rules.edit import COMPUTED, Change
 
 _FREE_INITIALIZERS = 4  # before this IR version every initializer has to be a graph input as well
@@ -119,7 +119,7 @@ class Surgeon:
                 return
             value = self._overridden(target, base, old, array, factors, pieces)
         elif old is not None and self._only_use(old):
-            self._overwrite(old, np.asarray(array, np.int64))
+            overwrite(old, np.asarray(array, np.int64))
             return
         else:
             value = self._ints(f"{base}_kept", array)
@@ -221,7 +221,7 @@ class Surgeon:
         target = self.nodes[node.name]
         old = target.inputs[slot] if slot < len(target.inputs) else None
         if old is not None and self._only_use(old):
-            self._overwrite(old, array)
+            overwrite(old, array)
             return
         target.resize_inputs(max(slot + 1, len(target.inputs)))
         target.replace_input_with(slot, self.constant(name, array))
@@ -259,18 +259,6 @@ class Surgeon:
         """Whether a stored operand is read once, so that it can be changed in place."""
         stored = value.is_initializer() or _is_constant(value.producer())
         return stored and len(value.uses()) == 1 and not value.is_graph_output() and not value.is_graph_input()
-
-    def _overwrite(self, value: ir.Value, array: Array) -> None:
-        """Give a stored operand another content under the same name."""
-        tensor, producer = ir.Tensor(array, name=value.name), value.producer()
-        if producer is None:
-            value.const_value = tensor
-            value.type, value.shape = ir.TensorType(tensor.dtype), ir.Shape(array.shape)
-        else:
-            producer.attributes.clear()
-            producer.attributes["value"] = ir.AttrTensor("value", tensor)
-            if value.shape is not None:
-                value.shape = ir.Shape(array.shape)
 
     def _ints(self, name: str, array: Array) -> ir.Value:
         return self._shared(name, np.asarray(array, np.int64))

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 from graphprune.coupling.groups import analyze
 from graphprune.errors import InputError
-from graphprune.graph.torch import trace
-from graphprune.graph.torch_numbers import with_equal_sizes
 from graphprune.graph.torch_program import named_tensors
+from graphprune.graph.torch_read import read
 from graphprune.plan import Plan, planned_cut
 from graphprune.rewrite import safetensors
 from graphprune.rewrite.checkpoint import PLAN, WEIGHTS, weights_of
@@ -128,7 +127,8 @@ def restore(module: nn.Module, folder: Path, *, example_inputs: Any = None, inpl
     if example_inputs is not None:
         if inplace:
             raise InputError("inplace=True and example_inputs exclude each other")
-        out = rewrite(planned_cut(analyze(with_equal_sizes(trace(module, example_inputs))), plan))
+        graph = replace(read(module, example_inputs), equal=())  # a plan made on a file need not keep them
+        out = rewrite(planned_cut(analyze(graph), plan))
     elif kind == GRAPH:
         raise InputError(f"{folder}: a graph module was saved; give example_inputs, so that it can be made again")
     else:

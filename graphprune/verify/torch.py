@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from graphprune.coupling.cut import Cut
 from graphprune.graph.torch_capture import evaluation
+from graphprune.graph.torch_feed import Call
 from graphprune.graph.torch_program import named_tensors, unlifted
 from graphprune.rewrite.torch import boxes_of
 from graphprune.rewrite.torch_graph import PrunedGraph
@@ -42,7 +43,8 @@ def verify_module(
     Args:
         cut: The removal; its source is a traced module.
         pruned: The pruned module.
-        feeds: Inputs to use beside the example inputs: tensors, or tuples of what ``forward`` takes.
+        feeds: Inputs to use beside the example inputs: tensors, tuples of what ``forward`` takes, or arrays by the
+            names of placeholders.
         samples: Random inputs beside the example inputs.
         seed: Seed of the random inputs.
         lossless: Whether the original itself is the reference.
@@ -55,7 +57,8 @@ def verify_module(
     if any(t.is_meta for t in state.values()):
         return _failed("has no values: it is on the meta device")
     inputs = [(traced.args, dict(traced.kwargs))]
-    inputs += [(f if isinstance(f, tuple) else (f,), {}) for f in feeds]
+    call = Call(traced)
+    inputs += [call(f) if isinstance(f, Mapping) else (f if isinstance(f, tuple) else (f,), {}) for f in feeds]
     inputs += [_redrawn(*inputs[0], seed + k) for k in range(samples)]
     twin = _twin(cut, state, seed)
     try:
@@ -88,7 +91,7 @@ def _compare(
     outputs = _output_names(cut)
     error, allowed, said = 0.0, _tolerance(state), False
     for args, kwargs in inputs:
-        with torch.no_grad(), _evaluated(pruned), evaluation(traced.module):
+        with torch.no_grad(), evaluated(pruned), evaluation(traced.module):
             full = tensors(traced.module(*args, **kwargs)) if lossless else reference(args, kwargs)
             got = tensors(functional_call(pruned, small, args, dict(kwargs), tie_weights=False))
         wanted = [take(t, cut.box(n, t.ndim)) if n in values else t for n, t in zip(outputs, full, strict=True)]
@@ -111,7 +114,7 @@ def _compare(
 
 
 @contextmanager
-def _evaluated(module: nn.Module) -> Iterator[None]:
+def evaluated(module: nn.Module) -> Iterator[None]:
     """A module in evaluation mode; a graph has its mode in its nodes."""
     if not isinstance(module, PrunedGraph):
         with evaluation(module):

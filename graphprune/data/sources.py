@@ -1,0 +1,133 @@
+"""Makes samples of whatever a user calls data."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from graphprune.data import arrays, images
+from graphprune.data.collection import BATCH, Samples
+from graphprune.data.drawn import COUNT, Random
+from graphprune.data.polygraphy import saved_folder, saved_inputs
+from graphprune.data.preprocess import Preprocess
+from graphprune.data.records import Kept, Records
+from graphprune.data.scripts import is_script, load_function
+from graphprune.data.streams import from_python
+from graphprune.data.wanted import Layout, checked, layout_of
+from graphprune.errors import InputError
+from graphprune.graph.model import Graph
+
+RANDOM = "random"
+SAMPLES = 1024  # taken where no number is given
+
+
+def samples(
+    source: Any,
+    graph: Graph,
+    *,
+    limit: int | None = None,
+    batch: int = BATCH,
+    seed: int = 0,
+    preprocess: Preprocess | Mapping[str, Any] | None = None,
+) -> Samples:
+    """Samples for a graph.
+
+    Where axis 0 of every input is free, it is the batch: samples with equal sizes are put together, ``batch`` to a
+    feed, and larger batches are split. A batch of a fixed size is filled; what is left over is dropped. Where inputs
+    have no such axis in common, each item of a source is one feed.
+
+    Args:
+        source: One of
+
+            - a path: a .npz or .npy file with samples stacked on axis 0, a folder of such files or of images, a JSON
+              file (or a folder of them) of Polygraphy's --save-inputs, or file.py:function for a function that gives
+              items (load_data where none is named);
+            - an array, or a mapping from input names to arrays, stacked in the same way;
+            - a list, tuple or dataset of items; an iterable; a DataLoader; a generator function, which is called again
+              for every pass; an iterator, generator or calibration data reader of onnxruntime, which goes to a
+              temporary file. An item is a mapping by input name, a tuple of inputs in order (what comes after them,
+              such as labels, is left out), or an array; one sample or a batch;
+            - "random", for random inputs.
+        graph: The graph; feeds have the names of its inputs.
+        limit: Samples to take at most. Files, arrays and sequences give that many drawn with ``seed``, in their
+            order; what goes by only once gives its first ones.
+        batch: Samples per feed where the batch is free.
+        seed: Seed of the draw.
+        preprocess: How images become inputs: a mapping with the names of :class:`Preprocess`.
+
+    Raises:
+        InputError: The data cannot be read, does not fit the inputs, is empty, or holds NaN or infinity.
+    """
+    layout = layout_of(graph)
+    if not layout.inputs:
+        raise InputError(f"{graph.name}: has no inputs, so that there is nothing to give data for")
+    if seed < 0:
+        raise InputError(f"seed {seed}: must be 0 or more")
+    records = _records(source, graph, layout, limit, seed, preprocess)
+    return Samples(records, layout, limit, batch, seed)
+
+
+def given_samples(
+    source: Any, graph: Graph, count: int | None, seed: int, preprocess: Mapping[str, Any] | None
+) -> Samples | None:
+    """Samples as the options of a run say, 1,024 at most where no number is given; None without data.
+
+    Raises:
+        InputError: See :func:`samples`; or there is no data, but options for it.
+    """
+    if source is not None:
+        return samples(source, graph, limit=SAMPLES if count is None else count, seed=seed, preprocess=preprocess)
+    for name, value in (("samples", count), ("preprocess", preprocess)):
+        if value is not None:
+            raise InputError(f"{name} is given, but no data that it is for")
+    return None
+
+
+def _records(source: Any, graph: Graph, layout: Layout, limit: int | None, seed: int, preprocess: Any) -> Records:
+    text = os.fspath(source) if isinstance(source, str | os.PathLike) else None
+    pictures = text is not None and Path(text).is_dir() and bool(_files(Path(text), images.ENDINGS))
+    if preprocess is not None and not pictures:
+        raise InputError(f"{text or 'the data'}: preprocess is for folders of images")
+    if text == RANDOM:
+        return Random(graph, layout, limit or COUNT, seed)
+    if text is not None and is_script(text):
+        return from_python(load_function(text, "load_data"), layout, limit, seed, name=text)
+    if text is not None:
+        return _from_path(Path(text), layout, limit, seed, preprocess)
+    if isinstance(source, Mapping):
+        return arrays.Stack(arrays.named(source, layout, "the data"), layout, "the data")
+    if isinstance(source, np.ndarray) or hasattr(source, "detach"):
+        array = checked(source, layout.inputs[0], "the data") if len(layout.inputs) == 1 else np.zeros(0)
+        return arrays.Stack(arrays.named(array, layout, "the data"), layout, "the data")
+    return from_python(source, layout, limit, seed)
+
+
+def _from_path(path: Path, layout: Layout, limit: int | None, seed: int, preprocess: Any) -> Records:
+    if not path.exists():
+        raise InputError(f"{path}: no such file")
+    if not path.is_dir():
+        if path.suffix.lower() in images.ENDINGS:
+            raise InputError(f"{path}: is one image; give a folder of images")
+        return saved_inputs(path, layout, limit, seed) if path.suffix.lower() == ".json" else arrays.File(path, layout)
+    found = {kind: files for kind in (arrays.ENDINGS, images.ENDINGS) if (files := _files(path, kind))}
+    if len(found) > 1:
+        said = " and ".join(files[0].name for files in found.values())
+        raise InputError(f"{path}: the folder has several kinds of data ({said}); give a folder with one of them")
+    files = next(iter(found.values())) if found else _files(path, (".json",))
+    if arrays.ENDINGS in found:
+        return arrays.folder(path, files, layout)
+    if images.ENDINGS in found:
+        return Kept(images.Images(path, files, layout, preprocess))
+    if files:
+        return saved_folder(path, files, layout, limit, seed)
+    raise InputError(f"{path}: the folder has no .npz or .npy files, no images, and no .json files of Polygraphy")
+
+
+def _files(path: Path, endings: tuple[str, ...]) -> list[Path]:
+    """Files below a folder with one of these endings, sorted; hidden ones are left out."""
+    files = sorted(p for p in path.rglob("*") if p.suffix.lower() in endings and p.is_file())
+    return [p for p in files if not any(part.startswith(".") for part in p.relative_to(path).parts)]

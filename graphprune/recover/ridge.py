@@ -1,0 +1,81 @@
+"""Least squares for the weight of one layer, pulled towards the weight it has.
+
+Source: He, Zhang, Sun, "Channel Pruning for Accelerating Very Deep Neural Networks", ICCV 2017 (reconstruction by
+least squares); Hoerl, Kennard, "Ridge Regression", 1970.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg import LinAlgError, cho_factor, cho_solve
+
+from graphprune.calibration.normal import Normal, Real
+
+STRENGTHS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A fitted layer.
+
+    Attributes:
+        weight: Shape (groups, inputs, outputs).
+        bias: Shape (groups, outputs).
+        strength: Ridge relative to the mean variance of the inputs.
+        before: Squared error of the weight as it was, on data that was not fitted.
+        after: The same of the fitted one.
+    """
+
+    weight: Real
+    bias: Real
+    strength: float
+    before: float
+    after: float
+
+
+def solve(data: Normal, weight: Real, bias: Real, strength: float, *, free_bias: bool) -> tuple[Real, Real]:
+    """Argmin |x·w + b - y|² + λ|w - weight|², λ = strength times the mean second moment of the inputs."""
+    if free_bias:
+        xx, xy, _ = data.centred()
+    else:
+        xx, xy = data.xx, data.xy - data.x[:, :, None] * bias[:, None, :]
+    out = np.empty_like(weight)
+    for g in range(len(xx)):
+        size = xx.shape[1]
+        ridge = strength * max(float(np.trace(xx[g])) / size, 1e-12)
+        pulled = xx[g] + ridge * np.eye(size)
+        out[g] = _solved(pulled, xy[g] + ridge * weight[g])
+    if free_bias:
+        bias = (data.y - np.einsum("gi,gio->go", data.x, out)) / max(data.count, 1)
+    return out, bias
+
+
+def _solved(matrix: Real, right: Real) -> Real:
+    try:
+        return np.asarray(cho_solve(cho_factor(matrix, lower=True, check_finite=False), right, check_finite=False))
+    except LinAlgError:
+        return np.asarray(np.linalg.lstsq(matrix, right, rcond=None)[0])
+
+
+def fit(train: Normal, held: Normal, weight: Real, bias: Real, *, free_bias: bool) -> Fit:
+    """The fit whose strength does best on held-back data, made again on all data.
+
+    Args:
+        train: Normal equations of the data to fit.
+        held: Those of the data held back.
+        weight: The weight as it is, shape (groups, inputs, outputs).
+        bias: The bias as it is, shape (groups, outputs).
+        free_bias: Whether the bias may change.
+    """
+    before = held.error(weight, bias)
+    best, chosen = before, None
+    for strength in STRENGTHS:
+        tried = solve(train, weight, bias, strength, free_bias=free_bias)
+        error = held.error(*tried)
+        if error < best:
+            best, chosen = error, strength
+    if chosen is None:
+        return Fit(weight, bias, np.inf, before, before)
+    return Fit(*solve(train.plus(held), weight, bias, chosen, free_bias=free_bias), chosen, before, best)
