@@ -30,7 +30,7 @@ from graphprune.rewrite.files import check_output
 from graphprune.rewrite.files import save as _save
 from graphprune.rewrite.shards import INDEX
 from graphprune.rules import has_rule
-from graphprune.search import Progress, Result, fitted, folded_cut, recovered, replay, search
+from graphprune.search import Progress, Result, fitted, folded_cut, prepared, recovered, replay, search
 from graphprune.verify.compare import Verdict
 from graphprune.verify.metric import Judge, Metric
 
@@ -106,6 +106,9 @@ def plan(
     only: Sequence[str] = (),
     allow_io: Sequence[str] = (),
     shared_offsets: bool = False,
+    width: Sequence[str] = (),
+    equal: Sequence[str] = (),
+    allocation: str = "auto",
 ) -> Plan:
     """Decide what to remove.
 
@@ -133,9 +136,14 @@ def plan(
         allow_io: Patterns of graph inputs and outputs that may shrink; a dependency graph was made with its own.
         shared_offsets: Remove the same offsets from every convolution group, head or norm group, even where each
             could keep its own.
+        width: How many units groups keep, "PATTERN=16:48", "PATTERN=16:" or "PATTERN=32"; the pattern matches names
+            of groups, or is "kind:heads".
+        equal: Patterns whose groups keep the same width; with brackets, one class for each text captured.
+        allocation: "solver" loses least under all limits, "global" ranks all units, "uniform" takes the same share of
+            every group; "auto" is the solver where losses were measured, else the ranking.
 
     Raises:
-        InputError: An option cannot be read or a pattern matches nothing.
+        InputError: An option cannot be read or a pattern matches nothing, or constraints contradict each other.
         InfeasibleError: The limits cannot be met.
         NothingToPruneError: No unit can be removed.
     """
@@ -159,6 +167,9 @@ def plan(
         "ignore": tuple(ignore),
         "only": tuple(only),
         "shared_offsets": shared_offsets,
+        "width": tuple(width),
+        "equal": tuple(equal),
+        "allocation": allocation,
     }
     options |= {k: v for k, v in {"align": align, "max_ratio": max_ratio}.items() if v is not None}
     return prepared(deps, options).plan()
