@@ -15,6 +15,7 @@ from graphprune.errors import InputError
 from graphprune.graph.model import Graph
 from graphprune.graph.onnx import load
 from graphprune.graph.run import CannotRun, Runner
+from graphprune.recover.distill import distill
 from graphprune.recover.error import float_outputs, relative_error
 from graphprune.recover.refit import LayerError, refit
 from graphprune.verify.inner import box
@@ -45,7 +46,7 @@ class Step(Protocol):
         ...
 
 
-STEPS: Mapping[str, Step] = {"refit": refit}
+STEPS: Mapping[str, Step] = {"refit": refit, "distill": distill}
 """Steps by name."""
 
 AUTOMATIC = ("refit",)
