@@ -52,13 +52,13 @@ def built(kind: str, options: dict[str, Any]) -> torch.nn.Module:
 
 
 def measured(name: str, rounds: int, tokens: int) -> Row:
-    """Median seconds of each step, and what was found."""
+    """Median processor seconds of each step, and what was found."""
     spent: dict[str, list[float]] = {}
 
     def timed(step: str, work: Callable[[], Any]) -> Any:
-        start = time.perf_counter()
+        start = time.process_time()
         out = work()
-        spent.setdefault(step, []).append(time.perf_counter() - start)
+        spent.setdefault(step, []).append(time.process_time() - start)
         return out
 
     row: Row = {}
@@ -106,7 +106,7 @@ def main() -> None:
     names = ("model", "parameters", "after 50 % MACs", "nodes", "groups", "units", *(f"{s} s" for s in steps), "result")
     text = (
         f"{header('Large language models on the meta device')}\n{table(lines, names)}\n\n1 x {args.tokens} tokens,"
-        f" medians of {args.rounds} rounds on one thread, criterion random;"
+        f" processor seconds of one thread, medians of {args.rounds} rounds, criterion random;"
         f" peak of the process {max(r['peak'] for r in rows.values()):.1f} GiB."
     )
     print(text)
