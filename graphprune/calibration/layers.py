@@ -13,6 +13,33 @@ from graphprune.folding.linear import Linear, linear
 from graphprune.graph.model import Graph, Node
 
 _FLOATS = ("float", "double", "float16", "bfloat16", "float32", "float64")
+_STORED = ("initializer", "constant")
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A BatchNormalization with fixed statistics.
+
+    Attributes:
+        node: The node.
+        scale: Name of the stored factors.
+        bias: Name of the stored summands.
+        mean: Name of the stored means.
+        variance: Name of the stored variances.
+        epsilon: What is added to the variances.
+    """
+
+    node: Node
+    scale: str
+    bias: str
+    mean: str
+    variance: str
+    epsilon: float
+
+    @property
+    def made(self) -> str:
+        """Its output."""
+        return self.node.outputs[0]
 
 
 @dataclass(frozen=True)
@@ -24,8 +51,9 @@ class Layer:
         weight: Name of the stored weight.
         bias: Name of the stored bias, "" when there is none.
         made: Value behind the bias.
-        total: Output of the Add that puts ``made`` on a residual stream, "" when there is none.
+        total: Output of the Add that puts the layer on a residual stream, "" when there is none.
         other: What is added there.
+        norm: The BatchNormalization that alone reads ``made``, None when there is none.
     """
 
     linear: Linear
@@ -34,6 +62,17 @@ class Layer:
     made: str
     total: str = ""
     other: str = ""
+    norm: Norm | None = None
+
+    @property
+    def behind(self) -> str:
+        """Value behind the bias and the BatchNormalization."""
+        return self.made if self.norm is None else self.norm.made
+
+    @property
+    def biased(self) -> bool:
+        """Whether the bias is stored and read by nobody else."""
+        return self.bias not in ("", "?")
 
     @property
     def name(self) -> str:
@@ -58,7 +97,7 @@ def layers(graph: Graph) -> Iterator[Layer]:
         if found is None or not unfolds(found):
             continue
         weight = graph.weights.get(node.inputs[found.weight])
-        if weight is None or weight.origin not in ("initializer", "constant") or weight.dtype not in _FLOATS:
+        if weight is None or weight.origin not in _STORED or weight.dtype not in _FLOATS:
             continue
         if uses[weight.source] == 1 and node.times == 1:
             yield _layer(graph, found, readers, uses)
@@ -86,13 +125,41 @@ def _layer(graph: Graph, found: Linear, readers: Mapping[str, list[Node]], uses:
             n = width[len(width) + found.out_axis]
             if found.out_axis == -1 and stored.shape == (n,):
                 bias, made = add[1], add[0].outputs[0]
-    add = _only_add(graph, readers, made)
+    norm = _only_norm(graph, readers, uses, made, found.out_axis)
+    behind = made if norm is None else norm.made
+    add = _only_add(graph, readers, behind)
     total, other = (add[0].outputs[0], add[1]) if add is not None and add[1] not in graph.weights else ("", "")
-    if total and graph.values[total].shape != graph.values[made].shape:
+    if total and any(graph.values[n].shape != graph.values[behind].shape for n in (total, other)):
         total, other = "", ""
-    if total and graph.values[other].shape != graph.values[made].shape:
-        total, other = "", ""
-    return Layer(found, node.inputs[found.weight], bias, made, total, other)
+    return Layer(found, node.inputs[found.weight], bias, made, total, other, norm)
+
+
+def norms(graph: Graph) -> Iterator[Norm]:
+    """All BatchNormalizations whose four stored tensors nobody else reads, in graph order."""
+    uses = Counter(w.source for n in graph.nodes for i in n.inputs if (w := graph.weights.get(i)) is not None)
+    for node in graph.nodes:
+        if (found := _norm(graph, uses, node)) is not None:
+            yield found
+
+
+def _norm(graph: Graph, uses: Counter[str], node: Node) -> Norm | None:
+    if node.key != "BatchNormalization" or node.attrs.get("training_mode", 0) or node.times != 1:
+        return None
+    stored = [graph.weights.get(n) for n in node.inputs[1:5]]
+    if any(w is None or uses[w.source] != 1 or w.origin not in _STORED or w.dtype not in _FLOATS for w in stored):
+        return None
+    scale, bias, mean, variance = node.inputs[1:5]
+    return Norm(node, scale, bias, mean, variance, float(node.attrs.get("epsilon", 1e-5)))
+
+
+def _only_norm(
+    graph: Graph, readers: Mapping[str, list[Node]], uses: Counter[str], name: str, out_axis: int
+) -> Norm | None:
+    """The BatchNormalization that alone reads a value, along the axis of a layer's outputs."""
+    found, shape = readers.get(name, []), graph.values[name].shape
+    if name in graph.outputs or len(found) != 1 or shape is None or len(shape) + out_axis != 1:
+        return None
+    return _norm(graph, uses, found[0]) if found[0].inputs[0] == name else None
 
 
 def _only_add(graph: Graph, readers: Mapping[str, list[Node]], name: str) -> tuple[Node, str] | None:
