@@ -49,7 +49,21 @@ def product(b: Builder, x: str) -> str:
     return b.linear(x, 8, 5, "second")
 
 
-NETS = {f.__name__: f for f in (plain, transposed, batchnorm, stream, product)}
+def turned(b: Builder, x: str) -> str:
+    """The weight lies turned in the file, and a bias of shape (1, 5, 1, 1) or (5,) is added behind."""
+    x = b.transpose(b.conv_relu(x, 4, 8, name="first"), 0, 2, 3, 1)
+    weight = b.transpose(b.op("Unsqueeze", b.weight(5, 8, name="second.weight"), b.ints(0)), 0, 2, 1)
+    x = b.op("MatMul", x, b.op("Squeeze", weight, b.ints(0)))
+    return b.op("Add", x, b.op("Reshape", b.weight(5, name="second.bias"), b.ints(1, 1, 5)))
+
+
+def added(b: Builder, x: str) -> str:
+    """The bias of a convolution is a node of its own."""
+    x = b.conv(b.conv_relu(x, 4, 8, name="first"), 8, 5, name="second", bias=False)
+    return b.op("Add", b.weight(1, 5, 1, 1, name="second.bias"), x)
+
+
+NETS = {f.__name__: f for f in (plain, transposed, batchnorm, stream, product, turned, added)}
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -62,6 +76,22 @@ def test_a_redundant_channel_is_made_up_for_exactly(name: str) -> None:
     assert np.abs(run_all(small.source, DATA) - wanted).max() > 0.05
     refit(cut, small, DATA)
     np.testing.assert_allclose(run_all(small.source, DATA), wanted, atol=5e-4)
+
+
+@pytest.mark.parametrize("build", [added, turned])
+def test_a_constant_goes_into_a_bias_behind_the_layer(build: Any) -> None:
+    b = Builder("behind")
+    out = build(b, b.source("x", [3, 4, 7, 7]))
+    weight, bias = stored(b, "first.weight"), stored(b, "first.bias")
+    weight[5], bias[5] = 0, 3
+    changed_weight(b, "first.weight", weight)
+    changed_weight(b, "first.bias", bias)
+    if build is added:  # without padding a constant gives a constant
+        last = next(n for n in b.nodes if "second.weight" in n.input)
+        next(a for a in last.attribute if a.name == "pads").ints[:] = [0] * 4
+    cut, small = without(b.build(out), "first.weight", [5])
+    refit(cut, small, DATA)
+    np.testing.assert_allclose(run_all(small.source, DATA), run_all(cut.deps.source.source, DATA), atol=5e-4)
 
 
 def test_a_batchnorm_takes_the_bias_that_a_layer_has_not() -> None:
