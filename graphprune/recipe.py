@@ -44,6 +44,12 @@ class Recipe:
             Repeatable.
         shared_offsets: Every convolution group, head or norm group loses the same offsets, even where each could keep
             its own.
+        width: How many channels groups keep: PATTERN=16:48, PATTERN=16: or PATTERN=32, where the pattern matches names
+            of groups as analyze shows them, or is kind:heads. Repeatable.
+        equal: Regular expression; the groups whose names match keep the same width. With brackets, one class for
+            each text that they capture. Repeatable.
+        allocation: How the cut is shared out: solver (least loss under all limits), global (one ranking of all
+            channels), uniform (the same share everywhere), or auto: solver where losses were measured, else global.
         criterion: How channels are ranked, see docs/criteria.md (l2). By weights: l1, l2, lamp, bn-scale, fpgm, dimap,
             spectral, similarity, random. By --data: wanda, activation-mean, activation-variance,
             activation-attention, apoz, correlation, entropy.
@@ -75,6 +81,9 @@ class Recipe:
     only: tuple[str, ...] | None = None
     allow_io: tuple[str, ...] | None = None
     shared_offsets: bool | None = None
+    width: tuple[str, ...] | None = None
+    equal: tuple[str, ...] | None = None
+    allocation: str | None = None
     criterion: str | None = None
     aggregate: str | None = None
     normalise: str | None = None
@@ -110,6 +119,9 @@ class Recipe:
             "only",
             "allow_io",
             "shared_offsets",
+            "width",
+            "equal",
+            "allocation",
             "criterion",
             "aggregate",
             "normalise",
@@ -300,6 +312,9 @@ _CONVERT: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "only": ("a regular expression or a list of them", _texts),
     "allow_io": ("a regular expression or a list of them", _texts),
     "shared_offsets": ("true or false", _switch),
+    "width": ("text such as PATTERN=16:48 or a list of it", _texts),
+    "equal": ("a regular expression or a list of them", _texts),
+    "allocation": ("a name", _text),
     "criterion": ("a name", _text),
     "aggregate": ("a name", _text),
     "normalise": ("a name", _text),

@@ -7,7 +7,7 @@ batch normalisation).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from graphprune.calibration.normal import Real
 from graphprune.calibration.store import Store
 from graphprune.calibration.walk import Walk
 from graphprune.coupling.cut import Cut
-from graphprune.data.samples import Samples
+from graphprune.data import Feed
 from graphprune.graph.model import Array, Graph
 from graphprune.recover.paired import LayerError, changed, exchange
 
@@ -24,7 +24,7 @@ from graphprune.recover.paired import LayerError, changed, exchange
 def reestimate(
     cut: Cut,
     small: Graph,
-    samples: Samples,
+    samples: Iterable[Feed],
     *,
     memory: int = 2 << 30,
     seed: int = 0,

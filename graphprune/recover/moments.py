@@ -10,7 +10,7 @@ Jordan et al., "REPAIR: REnormalizing Permuted Activations for Interpolation Rep
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from graphprune.calibration.store import Store
 from graphprune.calibration.unfold import outputs
 from graphprune.calibration.walk import Walk
 from graphprune.coupling.cut import Cut
-from graphprune.data.samples import Samples
+from graphprune.data import Feed
 from graphprune.graph.model import Array, Graph
 from graphprune.recover.paired import LayerError, Pair, changed, held_back
 
@@ -30,7 +30,7 @@ _DEAD = 1e-6  # spread, relative to its size in the original, under which an out
 def correct_means(
     cut: Cut,
     small: Graph,
-    samples: Samples,
+    samples: Iterable[Feed],
     *,
     memory: int = 2 << 30,
     seed: int = 0,
@@ -52,7 +52,7 @@ def correct_means(
 def correct_moments(
     cut: Cut,
     small: Graph,
-    samples: Samples,
+    samples: Iterable[Feed],
     *,
     memory: int = 2 << 30,
     seed: int = 0,
@@ -66,10 +66,10 @@ def correct_moments(
     return _corrected(_setting(cut, small, samples, memory, seed), progress, scaled=True)
 
 
-_Setting = tuple[Cut, Graph, Samples, int, int]
+_Setting = tuple[Cut, Graph, Iterable[Feed], int, int]
 
 
-def _setting(cut: Cut, small: Graph, samples: Samples, memory: int, seed: int) -> _Setting:
+def _setting(cut: Cut, small: Graph, samples: Iterable[Feed], memory: int, seed: int) -> _Setting:
     return cut, small, samples, memory, seed
 
 

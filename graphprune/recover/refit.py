@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -12,12 +12,10 @@ from graphprune.calibration.store import Store
 from graphprune.calibration.unfold import outputs, unfold
 from graphprune.calibration.walk import Walk
 from graphprune.coupling.cut import Cut
-from graphprune.data.samples import Samples
+from graphprune.data import Feed
 from graphprune.graph.model import Array, Graph
 from graphprune.recover.paired import LayerError, Pair, changed, held_back
 from graphprune.recover.ridge import fit
-
-__all__ = ["LayerError", "refit"]
 
 _ROWS = 48  # positions per unknown of a layer that are enough
 _WORK = 5e10  # products of a Gram matrix up to which more positions are looked at
@@ -27,7 +25,7 @@ _DEAD = 1e-12
 def refit(
     cut: Cut,
     small: Graph,
-    samples: Samples,
+    samples: Iterable[Feed],
     *,
     memory: int = 2 << 30,
     seed: int = 0,
