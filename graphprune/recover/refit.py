@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from graphprune.calibration.layers import layers, matrix, stored
+from graphprune.calibration.layers import Layer, layers, matrix, stored
 from graphprune.calibration.normal import Normal
+from graphprune.calibration.recurrent import Recurrent, recurrents, with_states
 from graphprune.calibration.store import Store
 from graphprune.calibration.unfold import outputs, unfold
 from graphprune.calibration.walk import Walk
@@ -15,6 +16,7 @@ from graphprune.coupling.cut import Cut
 from graphprune.data import Feed
 from graphprune.graph.model import Array, Graph
 from graphprune.recover.paired import LayerError, Pair, changed, held_back
+from graphprune.recover.recurrent import RecurrentPair, refit_recurrent
 from graphprune.recover.ridge import fit
 
 _ROWS = 48  # positions per unknown of a layer that are enough
@@ -44,21 +46,47 @@ def refit(
     moved = changed(cut, small)
     report = []
     with Store(memory // 2) as store:
-        dense, pruned = Walk(cut.deps.source.source, samples, store), Walk(small.source, samples, store)
-        todo = [x for x in layers(small) if x.input in moved or x.other in moved]
-        todo = [x for x in todo if dense.makes(x.behind) and (not x.total or dense.makes(x.total))]
+        source = cut.deps.source
+        dense = Walk(with_states(source.source, source), samples, store)
+        pruned = Walk(small.source, samples, store)
+        todo = [x for x in _in_order(small) if moved & _read(x) and all(dense.makes(n) for n in _aims(x))]
         for layer in todo:
-            for name in {layer.behind, layer.total} - {""}:
+            for name in (*_aims(layer), *(layer.read if isinstance(layer, Recurrent) else ())):
                 dense.want(name)
         for place, layer in enumerate(todo):
             progress(f"{layer.name} {place + 1}/{len(todo)}")
-            pruned.run_to(layer.linear.node.outputs[0])
-            pair = Pair(cut, small, layer, dense, pruned)
-            dense.run_past(pair.aim)
-            report.append(_refit_layer(pair, seed + place))
-            for name in {layer.behind, layer.total} - {""}:
+            if isinstance(layer, Recurrent):
+                pruned.run_to(next(n for n in layer.node.outputs if n))
+                dense.run_past(layer.states)
+                report.append(refit_recurrent(RecurrentPair(cut, small, layer, dense, pruned)))
+            else:
+                pruned.run_to(layer.linear.node.outputs[0])
+                pair = Pair(cut, small, layer, dense, pruned)
+                dense.run_past(pair.aim)
+                report.append(_refit_layer(pair, seed + place))
+            for name in (*_aims(layer), *(layer.read if isinstance(layer, Recurrent) else ())):
                 dense.release(name)
     return report
+
+
+def _in_order(graph: Graph) -> list[Layer | Recurrent]:
+    """All layers that can be fitted, in graph order."""
+    place = {node.name: k for k, node in enumerate(graph.nodes)}
+    return sorted([*layers(graph), *recurrents(graph)], key=lambda x: place[x.name])
+
+
+def _read(layer: Layer | Recurrent) -> set[str]:
+    """Values whose change calls for a fit; of a recurrent layer its own states are among them."""
+    if isinstance(layer, Recurrent):
+        return {*layer.read, *layer.node.outputs} - {""}
+    return {layer.input, layer.other} - {""}
+
+
+def _aims(layer: Layer | Recurrent) -> list[str]:
+    """Values of the original that the fit may aim at."""
+    if isinstance(layer, Recurrent):
+        return list(dict.fromkeys(n for n in (layer.states, *layer.node.outputs) if n))
+    return list(dict.fromkeys(n for n in (layer.behind, layer.total) if n))
 
 
 def _refit_layer(pair: Pair, seed: int) -> LayerError:
