@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import graphprune as gp
-from graphprune.calibration.recurrent import gate_sums, recurrents, steps
+from graphprune.calibration.recurrent import Steps, gate_sums, input_rows, recurrents, state_rows
 from graphprune.graph.run import Runner
 from graphprune.recover.refit import refit
 from tests.graphs import Builder
@@ -53,7 +53,7 @@ def test_the_sums_of_the_gates_make_the_next_state(name: str) -> None:
     made_by_name = {v.name: v for n in model.graph for v in n.outputs}
     model.graph.outputs[:] = [made_by_name[layer.input], made_by_name[layer.states]]
     data, states = (np.asarray(a) for a in Runner(model, threads=1)(DATA[0]))
-    at = steps(layer, {layer.input: data}, states)
+    at = Steps(input_rows(layer, {layer.input: data}), state_rows(layer, {}, states))
     weights = [graph.weights[n].read() for n in ("W", "R", "B")]
     sums = gate_sums(layer, (weights[0], weights[1], weights[2]), at)
     made = states.transpose(1, 0, 2, 3).reshape(states.shape[1], -1, SIZE)
@@ -103,6 +103,32 @@ def test_a_state_that_repeats_another_is_made_up_for(name: str) -> None:
     report = refit(cut, small, DATA)
     assert np.abs(run_all(small.source, DATA) - wanted).max() < min(0.03 * plainly, 2e-3)
     assert report[0].after < 0.01 * report[0].before
+
+
+def test_lengths_and_first_states() -> None:
+    """Sequences of unlike lengths and states that the caller hands in, both of the sizes before and after the cut."""
+    b = Builder("lengths")
+    x = b.op("Relu", b.linear(b.source("x", [9, 4, 5]), 5, 8, "embed"))
+    names = [b.weight(1, n, k, fan_in=k, name=w) for w, n, k in (("W", 24, 8), ("R", 24, SIZE))]
+    bias = b.weight(1, 48, name="B")
+    lengths = b.const(np.array([9, 2, 5, 7], np.int32))
+    first = [b.weight(1, 4, SIZE, name=n) for n in ("h", "c")]
+    y = b.ops("LSTM", x, *names, bias, lengths, *first, outputs=3, hidden_size=SIZE)
+    out = b.linear(b.op("Squeeze", b.op("Add", y[1], y[2]), b.ints(0)), SIZE, 3, "head")
+    for part in ("W", "R", "B"):
+        array = stored(b, part)
+        for gate in range(8 if part == "B" else 4):
+            array[:, gate * SIZE + 4] = array[:, gate * SIZE + 1]
+        changed_weight(b, part, array)
+    for part in ("h", "c"):
+        array = stored(b, part)
+        array[..., 4] = array[..., 1]
+        changed_weight(b, part, array)
+    cut, small = without(b.build(out), "R", [4], axis=2)
+    wanted = run_all(cut.deps.source.source, DATA)
+    plainly = np.abs(run_all(small.source, DATA) - wanted).max()
+    refit(cut, small, DATA)
+    assert np.abs(run_all(small.source, DATA) - wanted).max() < min(0.03 * plainly, 2e-3)
 
 
 @pytest.mark.parametrize("name", CASES)

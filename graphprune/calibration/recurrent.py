@@ -107,16 +107,21 @@ class Steps:
     states: Array
 
 
-def steps(layer: Recurrent, values: Mapping[str, Array], states: Array) -> Steps:
-    """Rows of a feed from what the layer reads, by name, and the sequence of its states."""
-    node = layer.node
-    batch_first = bool(node.attrs.get("layout", 0))
-    said = node.attrs.get("direction", "forward")
+def input_rows(layer: Recurrent, values: Mapping[str, Array]) -> Array:
+    """Rows of what the layer reads on a feed, from its operands by name."""
+    data = values[layer.input]
+    data = np.swapaxes(data, 0, 1) if layer.node.attrs.get("layout", 0) else data
+    rows: Array = carried_out(data[:, None], values.get(layer.given(4)))[0]
+    return rows
+
+
+def state_rows(layer: Recurrent, values: Mapping[str, Array], states: Array) -> Array:
+    """Rows of the states one step before, from its operands by name and the sequence of its states."""
+    said = layer.node.attrs.get("direction", "forward")
     direction = said.decode() if isinstance(said, bytes) else str(said)
-    data, ends, first = values[layer.input], values.get(layer.given(4)), values.get(layer.given(5))
-    inputs = carried_out((np.swapaxes(data, 0, 1) if batch_first else data)[:, None], ends)[0]
-    before = states_before(states, first, ends, direction, batch_first=batch_first)
-    return Steps(inputs, carried_out(before, ends))
+    ends, first = values.get(layer.given(4)), values.get(layer.given(5))
+    batch_first = bool(layer.node.attrs.get("layout", 0))
+    return carried_out(states_before(states, first, ends, direction, batch_first=batch_first), ends)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from graphprune.calibration.normal import Normal, Real
-from graphprune.calibration.recurrent import Recurrent, Steps, Sums, gate_sums, steps
+from graphprune.calibration.recurrent import Recurrent, Steps, Sums, gate_sums, input_rows, state_rows
 from graphprune.calibration.walk import Walk
 from graphprune.coupling.box import Box
 from graphprune.coupling.cut import Cut
@@ -84,14 +84,11 @@ class RecurrentPair:
             self.values(self.pruned, self.small),
         )
         for given, states, mine in zip(*streams, strict=True):
-            at = steps(layer, given, states)
+            at = Steps(input_rows(layer, given), state_rows(layer, given, states))
             sums = gate_sums(layer, weights, at)
             reset = self._kept_states(sums.reset)
-            inputs = steps(layer, mine, states).inputs if hers is None else None
-            if hers is None:
-                now = Steps(np.asarray(inputs), self._kept_states(at.states))
-            else:
-                now = steps(layer, mine, next(hers))
+            before = self._kept_states(at.states) if hers is None else state_rows(layer, mine, next(hers))
+            now = Steps(input_rows(layer, mine), before)
             whole, first, second = (self._kept_gates(a) for a in (sums.whole, sums.inputs, sums.states))
             yield now, Sums(whole, first, second, reset), np.asarray(reset * now.states)
 
