@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from graphprune.calibration.aten import aten_linear
 from graphprune.calibration.unfold import unfolds
 from graphprune.calibration.views import View, Views
 from graphprune.folding.linear import Linear, linear
 from graphprune.graph.model import Graph, Node
+
+_ADDS = ("Add", "Sum", "aten.add.Tensor")
+_NORMS = ("batch_norm", "_native_batch_norm_legit_no_training")
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,8 @@ def layers(graph: Graph) -> Iterator[Layer]:
 
 
 def _linear(graph: Graph, views: Views, node: Node) -> Linear | None:
+    if "slots" in node.attrs:
+        return _aten(graph, views, node)
     slots = (0, 1) if node.key == "MatMul" else (0,)
     for slot in slots:
         if len(node.inputs) > 1 and views.held(node.inputs[1 - slot]):
@@ -105,10 +111,28 @@ def _linear(graph: Graph, views: Views, node: Node) -> Linear | None:
     return None
 
 
+def _aten(graph: Graph, views: Views, node: Node) -> Linear | None:
+    """A node of a traced module in ONNX's terms, with the inputs that it has there."""
+    if any(node.attrs.get(n, 1) != 1 for n in ("alpha", "beta")):
+        return None
+    for slot in range(min(len(node.inputs), 3)):
+        found = aten_linear(graph, node, slot)
+        if found is None or found.weight >= len(node.inputs) or not views.held(node.inputs[found.weight]):
+            continue
+        rank = len(graph.values[node.inputs[slot]].shape or ())
+        if "Conv" in found.node.key and rank != len(graph.values[node.inputs[found.weight]].shape or ()):
+            return None  # without a batch
+        return replace(found, node=replace(found.node, inputs=node.inputs))
+    return None
+
+
 def _layer(graph: Graph, views: Views, found: Linear, view: View) -> Layer:
     node = found.node
     bias, made = "", node.outputs[0]
-    if found.bias == "input":
+    if found.slot == 1 and len(node.inputs) == 3:  # PyTorch's addmm: bias, data, weight
+        held = views.of(node.inputs[0]) if _per_output(graph, found, node.inputs[0]) else None
+        bias = held.name if held is not None else "?"
+    elif found.bias == "input":
         given = node.inputs[2] if len(node.inputs) > 2 else ""
         held = views.of(given) if given else None
         bias = held.name if held is not None else "" if not given else "?"
@@ -143,13 +167,25 @@ def norms(graph: Graph) -> Iterator[Norm]:
 
 
 def _norm(views: Views, node: Node) -> Norm | None:
-    if node.key != "BatchNormalization" or node.attrs.get("training_mode", 0) or node.times != 1:
+    attrs = node.attrs
+    if node.key == "BatchNormalization":
+        names, epsilon, live = node.inputs[1:5], attrs.get("epsilon", 1e-5), attrs.get("training_mode", 0)
+    elif node.key.startswith("aten.") and node.op.partition(".")[0] in _NORMS:
+        slots = [attrs["slots"].get(n) for n in ("weight", "bias", "running_mean", "running_var")]
+        if not all(isinstance(s, int) for s in slots):
+            return None
+        names, epsilon, live = (
+            tuple(node.inputs[s] for s in slots),
+            attrs.get("eps", 1e-5),
+            attrs.get("training", False),
+        )
+    else:
         return None
-    held = [views.of(n) for n in node.inputs[1:5]]
-    if any(v is None or v.steps for v in held):
+    held = [views.of(n) for n in names]
+    if live or node.times != 1 or any(v is None or v.steps for v in held):
         return None
-    scale, bias, mean, variance = node.inputs[1:5]
-    return Norm(node, scale, bias, mean, variance, float(node.attrs.get("epsilon", 1e-5)))
+    scale, bias, mean, variance = names
+    return Norm(node, scale, bias, mean, variance, float(epsilon))
 
 
 def _only_norm(graph: Graph, views: Views, name: str, out_axis: int) -> Norm | None:
@@ -163,7 +199,9 @@ def _only_norm(graph: Graph, views: Views, name: str, out_axis: int) -> Norm | N
 def _only_add(graph: Graph, views: Views, name: str) -> tuple[Node, str] | None:
     """The Add that alone reads a value, and its other operand."""
     found = views.readers.get(name, [])
-    if name in graph.outputs or len(found) != 1 or found[0].key not in ("Add", "Sum") or len(found[0].inputs) != 2:
+    if name in graph.outputs or len(found) != 1 or found[0].key not in _ADDS or len(found[0].inputs) != 2:
+        return None
+    if found[0].attrs.get("alpha", 1) != 1:
         return None
     a, b = found[0].inputs
     return (found[0], b if a == name else a) if a != b else None

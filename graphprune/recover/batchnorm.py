@@ -14,11 +14,12 @@ import numpy as np
 from graphprune.calibration.layers import Norm, norms
 from graphprune.calibration.normal import Real
 from graphprune.calibration.store import Store
-from graphprune.calibration.walk import Walk
+from graphprune.calibration.walks import Walking, walk
 from graphprune.coupling.cut import Cut
 from graphprune.data import Feed
 from graphprune.graph.model import Array, Graph
-from graphprune.recover.paired import LayerError, changed, exchange
+from graphprune.recover.contents import exchange
+from graphprune.recover.paired import LayerError, changed
 
 
 def reestimate(
@@ -50,7 +51,7 @@ def reestimate(
         return []
     report = []
     with Store(memory // 2) as store:
-        dense, pruned = Walk(cut.deps.source.source, samples, store), Walk(small.source, samples, store)
+        dense, pruned = walk(cut.deps.source, samples, store), walk(small, samples, store)
         for norm in todo:
             if dense.makes(norm.made):
                 dense.want(norm.made)
@@ -67,17 +68,17 @@ def reestimate(
     return report
 
 
-def _statistics(walk: Walk, norm: Norm) -> tuple[Real, Real]:
+def _statistics(pruned: Walking, norm: Norm) -> tuple[Real, Real]:
     """Mean and variance per channel of what a BatchNormalization reads, over all feeds."""
     name, count = norm.node.inputs[0], 0
     total: Real = np.zeros(1)
-    for data in walk.value(name):
+    for data in pruned.value(name):
         rows = _rows(data)
         count += rows.shape[1]
         total = total + rows.sum(axis=1, dtype=np.float64)
     mean = total / max(count, 1)
     square: Real = np.zeros(1)
-    for data in walk.value(name):
+    for data in pruned.value(name):
         square = square + ((_rows(data) - mean[:, None]) ** 2).sum(axis=1, dtype=np.float64)
     return mean, square / max(count, 1)
 
@@ -87,7 +88,7 @@ def _rows(data: Array) -> Array:
     return np.moveaxis(np.asarray(data, np.float64), 1, 0).reshape(data.shape[1], -1)
 
 
-def _error(cut: Cut, norm: Norm, dense: Walk, pruned: Walk) -> float:
+def _error(cut: Cut, norm: Norm, dense: Walking, pruned: Walking) -> float:
     """Squared error of the output against the original's, relative to its energy."""
     if not dense.makes(norm.made):
         return float("nan")

@@ -18,7 +18,7 @@ from graphprune.calibration.layers import Layer, layers, matrix, stored
 from graphprune.calibration.normal import Normal, Real
 from graphprune.calibration.store import Store
 from graphprune.calibration.unfold import outputs
-from graphprune.calibration.walk import Walk
+from graphprune.calibration.walks import walk
 from graphprune.coupling.cut import Cut
 from graphprune.data import Feed
 from graphprune.graph.model import Array, Graph
@@ -78,7 +78,7 @@ def _corrected(setting: _Setting, progress: Callable[[str], None], *, scaled: bo
     moved = changed(cut, small)
     report = []
     with Store(memory // 2) as store:
-        dense, pruned = Walk(cut.deps.source.source, samples, store), Walk(small.source, samples, store)
+        dense, pruned = walk(cut.deps.source, samples, store), walk(small, samples, store)
         todo = [x for x in layers(small) if _open(x, moved) and dense.makes(x.behind)]
         for layer in todo:
             dense.want(layer.behind)

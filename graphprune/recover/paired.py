@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from graphprune.calibration.layers import Layer, Norm
-from graphprune.calibration.walk import Walk
+from graphprune.calibration.walks import Walking
 from graphprune.coupling.cut import Cut
 from graphprune.graph.model import Array, Graph
-from graphprune.graph.scopes import constant_tensor
-from graphprune.rewrite.values import overwrite, stored_value
+from graphprune.recover.contents import content, exchange
 
 HELD = 4  # every fourth feed judges a fit
 
@@ -49,8 +48,8 @@ class Pair:
     cut: Cut
     small: Graph
     layer: Layer
-    dense: Walk
-    pruned: Walk
+    dense: Walking
+    pruned: Walking
 
     @property
     def aim(self) -> str:
@@ -80,22 +79,6 @@ class Pair:
         )
         factor = scale / np.sqrt(variance + norm.epsilon)
         return factor, bias - mean * factor
-
-
-def content(graph: Graph, name: str) -> Array:
-    """A stored tensor as it is now."""
-    tensor = stored_value(graph.source, graph.weights[name].source)
-    producer = tensor.producer()
-    held = tensor.const_value if producer is None else constant_tensor(producer)
-    assert held is not None
-    return np.asarray(held.numpy())
-
-
-def exchange(graph: Graph, name: str, array: Array) -> None:
-    """Give a stored tensor another content; its element type and shape stay."""
-    old = content(graph, name)
-    source = graph.weights[name].source
-    overwrite(stored_value(graph.source, source), np.reshape(array, old.shape).astype(old.dtype))
 
 
 def changed(cut: Cut, small: Graph) -> set[str]:

@@ -16,11 +16,12 @@ import numpy as np
 
 from graphprune.calibration.normal import Normal, Real
 from graphprune.calibration.recurrent import Recurrent, Steps, Sums, gate_sums, input_rows, state_rows
-from graphprune.calibration.walk import Walk
+from graphprune.calibration.walks import Walking
 from graphprune.coupling.box import Box
 from graphprune.coupling.cut import Cut
 from graphprune.graph.model import Array, Graph
-from graphprune.recover.paired import HELD, LayerError, content, exchange
+from graphprune.recover.contents import content, exchange
+from graphprune.recover.paired import HELD, LayerError
 from graphprune.recover.ridge import fit
 
 Weights = tuple[Array, Array, Array | None]
@@ -57,14 +58,14 @@ class RecurrentPair:
     cut: Cut
     small: Graph
     layer: Recurrent
-    dense: Walk
-    pruned: Walk
+    dense: Walking
+    pruned: Walking
 
-    def values(self, walk: Walk, graph: Graph) -> Iterator[dict[str, Array]]:
+    def values(self, at: Walking, graph: Graph) -> Iterator[dict[str, Array]]:
         """What the layer reads, feed by feed."""
-        fixed = {n: a for n in self.layer.read if not walk.has(n) and (a := graph.constant(n)) is not None}
-        streams = {n: walk.value(n) for n in self.layer.read if n not in fixed}
-        for _ in range(walk.feeds):
+        fixed = {n: a for n in self.layer.read if not at.has(n) and (a := graph.constant(n)) is not None}
+        streams = {n: at.value(n) for n in self.layer.read if n not in fixed}
+        for _ in range(at.feeds):
             yield fixed | {n: np.asarray(next(s)) for n, s in streams.items()}
 
     def weights(self, graph: Graph) -> Weights:

@@ -8,10 +8,10 @@ import numpy as np
 
 from graphprune.calibration.layers import Layer, layers, matrix, stored
 from graphprune.calibration.normal import Normal
-from graphprune.calibration.recurrent import Recurrent, recurrents, with_states
+from graphprune.calibration.recurrent import Recurrent, recurrents
 from graphprune.calibration.store import Store
 from graphprune.calibration.unfold import outputs, unfold
-from graphprune.calibration.walk import Walk
+from graphprune.calibration.walks import walk
 from graphprune.coupling.cut import Cut
 from graphprune.data import Feed
 from graphprune.graph.model import Array, Graph
@@ -46,9 +46,7 @@ def refit(
     moved = changed(cut, small)
     report = []
     with Store(memory // 2) as store:
-        source = cut.deps.source
-        dense = Walk(with_states(source.source, source), samples, store)
-        pruned = Walk(small.source, samples, store)
+        dense, pruned = walk(cut.deps.source, samples, store, states=True), walk(small, samples, store)
         todo = [x for x in _in_order(small) if moved & _read(x) and all(dense.makes(n) for n in _aims(x))]
         for layer in todo:
             for name in (*_aims(layer), *(layer.read if isinstance(layer, Recurrent) else ())):
