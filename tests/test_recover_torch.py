@@ -145,3 +145,20 @@ def test_steps_are_kept_only_if_outputs_come_closer(net: Net, names: list[str]) 
     assert better.sum() < worse.sum()
     for left, right in ((before, net.state_dict()), (held, module.state_dict())):
         assert all(torch.equal(left[k], right[k]) for k in left)  # neither of the two given modules is changed
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_prune_recovers_a_module(net: Net, *, inplace: bool) -> None:
+    original, wanted = copy.deepcopy(net), outputs(net)
+    example = torch.zeros(4, 3, 6, 6)
+    plain = gp.prune(copy.deepcopy(net), example_inputs=example, ratio=0.4, align=1, criterion="l2", recover="none")
+    data = {"x": np.concatenate([f["x"] for f in DATA])}
+    result = gp.prune(
+        net, example_inputs=example, ratio=0.4, align=1, criterion="l2", data=data, recover="refit", inplace=inplace
+    )
+    assert result.recovery is not None
+    assert result.recovery.error < result.recovery.cut
+    assert (result.model is net) == inplace
+    assert result.model.first.weight.shape == plain.model.first.weight.shape != original.first.weight.shape
+    off, lost = ((outputs(m) - wanted) ** 2 for m in (result.model, plain.model))
+    assert off.sum() < 0.5 * lost.sum()
