@@ -16,6 +16,7 @@ from graphprune.graph.run import CannotRun
 from graphprune.recover.batchnorm import reestimate
 from graphprune.recover.error import float_outputs, relative_error
 from graphprune.recover.kinds import copied, model_of, runner
+from graphprune.recover.merge import merge
 from graphprune.recover.moments import correct_means, correct_moments
 from graphprune.recover.paired import LayerError
 from graphprune.recover.refit import refit
@@ -48,6 +49,7 @@ class Step(Protocol):
 
 
 STEPS: Mapping[str, Step] = {
+    "merge": merge,
     "mean": correct_means,
     "moments": correct_moments,
     "batchnorm": reestimate,
