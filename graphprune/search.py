@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 
 from graphprune.algebra.axis import Ids
 from graphprune.budget.planner import Planner
@@ -135,11 +134,16 @@ def recovered(
         if names and how != AUTO:
             raise InputError(f"--recover {', '.join(names)} learns from samples: give some with --data")
         return result
-    if not isinstance(result.model, ir.Model) or is_lossless(result.plan):
+    if is_lossless(result.plan):
         return result
     progress("recover")
     cut = folded_cut(result.deps, result.plan)
-    model, report = recover(cut, result.model, samples, names, seed=seed, progress=progress)
+    try:
+        model, report = recover(cut, result.model, samples, names, seed=seed, progress=progress)
+    except InputError as error:
+        if how != AUTO:
+            raise
+        return replace(result, notes=(*result.notes, f"not recovered: {error}"))
     return replace(result, model=model, recovery=report)
 
 

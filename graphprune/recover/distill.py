@@ -27,7 +27,7 @@ from graphprune.errors import InputError
 from graphprune.graph.model import Array, Graph
 from graphprune.graph.onnx import load
 from graphprune.graph.run import Runner
-from graphprune.recover.refit import LayerError
+from graphprune.recover.paired import LayerError
 from graphprune.rewrite.values import overwrite, stored_value
 from graphprune.verify.inner import box, exposed
 

@@ -7,17 +7,20 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-import onnx_ir as ir
 
 from graphprune.coupling.cut import Cut
 from graphprune.data import Feed
 from graphprune.errors import InputError
 from graphprune.graph.model import Graph
-from graphprune.graph.onnx import load
-from graphprune.graph.run import CannotRun, Runner
+from graphprune.graph.run import CannotRun
+from graphprune.recover.batchnorm import reestimate
 from graphprune.recover.distill import distill
 from graphprune.recover.error import float_outputs, relative_error
-from graphprune.recover.refit import LayerError, refit
+from graphprune.recover.kinds import copied, model_of, runner
+from graphprune.recover.merge import merge
+from graphprune.recover.moments import correct_means, correct_moments
+from graphprune.recover.paired import LayerError
+from graphprune.recover.refit import refit
 from graphprune.verify.inner import box
 
 NONE, AUTO = "none", "auto"
@@ -46,7 +49,14 @@ class Step(Protocol):
         ...
 
 
-STEPS: Mapping[str, Step] = {"refit": refit, "distill": distill}
+STEPS: Mapping[str, Step] = {
+    "merge": merge,
+    "mean": correct_means,
+    "moments": correct_moments,
+    "batchnorm": reestimate,
+    "refit": refit,
+    "distill": distill,
+}
 """Steps by name."""
 
 AUTOMATIC = ("refit",)
@@ -120,7 +130,7 @@ def recover(
 
     Args:
         cut: The removal that led to the model.
-        model: The pruned ``onnx_ir.Model``; not changed.
+        model: The pruned ``onnx_ir.Model`` or module; not changed.
         samples: Calibration data.
         names: Names of steps.
         memory: Bytes of activations to hold.
@@ -129,19 +139,20 @@ def recover(
     """
     train, held = _Part(samples, held=False), _Part(samples, held=True)
     judges: Feeds = held if len(held) else train
+    source, example = cut.deps.source, next(iter(samples))
     wanted = _wanted(cut, judges)
-    error = first = _error(cut, model, judges, wanted)
+    small = copied(source, model, example)
+    error = first = _error(source, small, judges, wanted)
     done = []
     for name in names:
-        tried = model.clone()
-        small = load(tried)
-        layers = STEPS[name](cut, small, train, memory=memory, seed=seed, progress=progress)
-        after = _error(cut, small.source, judges, wanted)
+        tried = copied(source, model_of(small), example)
+        layers = STEPS[name](cut, tried, train, memory=memory, seed=seed, progress=progress)
+        after = _error(source, tried, judges, wanted)
         kept = after < error
         done.append(StepReport(name, after, kept, tuple(layers)))
         if kept:
-            model, error = small.source, after
-    return model, Recovery(first, error, tuple(done), len(train), len(held))
+            small, error = tried, after
+    return model_of(small), Recovery(first, error, tuple(done), len(train), len(held))
 
 
 class _Part:
@@ -162,15 +173,14 @@ class _Part:
 
 def _wanted(cut: Cut, feeds: Feeds) -> list[list[np.ndarray]]:
     graph = cut.deps.source
-    runner = Runner(graph.source)
-    places = float_outputs(graph)
-    return [[box(cut, graph.outputs[i], np.asarray(made[i])) for i in places] for made in map(runner, feeds)]
+    run, places = runner(graph), float_outputs(graph)
+    return [[box(cut, graph.outputs[i], np.asarray(made[i])) for i in places] for made in map(run, feeds)]
 
 
-def _error(cut: Cut, model: ir.Model, feeds: Feeds, wanted: Sequence[Sequence[np.ndarray]]) -> float:
-    places = float_outputs(cut.deps.source)
+def _error(source: Graph, small: Graph, feeds: Feeds, wanted: Sequence[Sequence[np.ndarray]]) -> float:
+    places = float_outputs(source)
     try:
-        runner = Runner(model)
-        return relative_error(wanted, [[np.asarray(made[i]) for i in places] for made in map(runner, feeds)])
+        run = runner(small)
+        return relative_error(wanted, [[np.asarray(made[i]) for i in places] for made in map(run, feeds)])
     except CannotRun:
         return float("inf")
