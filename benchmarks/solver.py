@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_array
 
-from benchmarks.common import MARK, RESULTS, header, table
+from benchmarks.common import MARK, header, table, write_results
 from graphprune import api
 from graphprune.algebra import Axis
 from graphprune.budget.planner import Planner
@@ -167,7 +167,6 @@ def main() -> None:
             for allocation in ALLOCATIONS[1:]:
                 rows.append(_apart(problem, align, allocation))
                 print(rows[-1], flush=True)
-    (RESULTS / "solver.json").write_text(json.dumps(rows, indent=1) + "\n")
     lines = [
         (r["name"], r["align"], r["allocation"], r["seconds"], r["megabytes"], f"{r['lost']:.2%}", _use(r["use"]))
         if "error" not in r
@@ -176,7 +175,7 @@ def main() -> None:
     ]
     columns = ("problem", "align", "allocation", "seconds", "MB more", "importance lost", "share of each limit used")
     text = [header("The solver"), __doc__ or "", table(lines, columns)]
-    (RESULTS / "solver.md").write_text("\n".join(text) + "\n")
+    write_results("solver", "\n".join(text), rows)
 
 
 def _use(use: dict[str, float]) -> str:
