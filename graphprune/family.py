@@ -17,8 +17,9 @@ from graphprune.errors import InputError, VerificationError
 from graphprune.graph.checks import refuse_nan
 from graphprune.graph.model import Graph
 from graphprune.graph.onnx import Source
+from graphprune.recover.steps import AUTO, step_names
 from graphprune.rewrite.files import check_output
-from graphprune.search import Progress, Result, search
+from graphprune.search import Progress, Result, prepared, recovered, search
 from graphprune.verify.metric import Judge, Metric
 
 _ROUNDS = 5
@@ -80,6 +81,7 @@ def family(
     samples: int | None = None,
     preprocess: Mapping[str, Any] | None = None,
     metric: Metric | str | None = None,
+    recover: str | Sequence[str] = AUTO,
     progress: Progress = lambda _: None,
     allow_io: Sequence[str] = (),
     **options: Any,
@@ -95,6 +97,7 @@ def family(
         samples: How many of them to take.
         preprocess: How images become inputs.
         metric: A measure of one's own.
+        recover: What fits the weights to the data afterwards, see :func:`graphprune.prune`.
         progress: Called with the name of each step.
         allow_io: Patterns of graph inputs and outputs whose axes may shrink.
         options: As for :func:`graphprune.plan`; targets are lists, ``macs=["75%", "50%", "25%"]``, all of one length,
@@ -116,14 +119,16 @@ def family(
             check_output(Path(path), *([Path(source)] if isinstance(source, str | Path) else []))
     progress("load")
     deps = api.analyze(source, example_inputs=example_inputs, allow_io=allow_io)
+    step_names(recover)
     refuse_nan(deps.source)
     given = given_samples(data, deps.source, samples, options.get("seed", 0), preprocess)
     rest = {k: v for k, v in options.items() if k not in _AMOUNTS}
     progress("analyze")
-    planner = Planner.from_options(deps, {**rest, **targets[0], "data": given})
+    planner = prepared(deps, {**rest, **targets[0], "data": given}, progress)
     order = _order(planner, targets)
     feeds = given.head(2, batch=8) if given is not None and check else ()
     found = _nested(planner, [targets[i] for i in order], check, feeds, progress)
+    found = [recovered(r, given, recover, progress, seed=options.get("seed", 0)) for r in found]
     progress("measure")
     judge = Judge(deps.source, given if check else None, metric)
     results: list[Result] = [found[order.index(i)] for i in range(len(targets))]

@@ -23,7 +23,6 @@ from graphprune.budget.curves import curves_of
 from graphprune.budget.greedy import give_back, met, priced, ranked, uniform
 from graphprune.budget.infeasible import out_of_reach
 from graphprune.budget.landscape import Landscape, Levels
-from graphprune.budget.planner import Planner
 from graphprune.budget.targets import Targets
 from graphprune.cost.model import Costs
 from graphprune.coupling.cut import Cut
@@ -35,6 +34,7 @@ from graphprune.graph.model import Array, Graph
 from graphprune.graph.onnx import Source
 from graphprune.graph.run import random_feeds
 from graphprune.plan import Plan
+from graphprune.search import prepared
 from graphprune.verify.answers import Answers, answers
 
 Widths = dict[str, int]
@@ -72,7 +72,7 @@ class Space:
         aimed = any(options.get(name) is not None for name in _AMOUNTS)
         self._samples: Samples | None = given_samples(data, deps.source, samples, options.get("seed", 0), None)
         given = {**options, "data": self._samples} if aimed else {**options, "data": self._samples, "ratio": 0.5}
-        self._planner = planner = Planner.from_options(deps, given)
+        self._planner = planner = prepared(deps, given)
         if not aimed:
             planner.ratio, planner.recipe = None, {k: v for k, v in planner.recipe.items() if k != "ratio"}
         self.deps = planner.deps

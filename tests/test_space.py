@@ -58,9 +58,9 @@ def test_asking_and_telling_finds_better_widths_than_the_first() -> None:
 
 
 def test_the_data_is_what_the_error_is_measured_on() -> None:
-    data = {"image": np.zeros((8, 1, 28, 28), np.float32)}
-    widths = {name: kept[0] for name, kept in gp.Space(FASHION).choices.items()}
-    assert gp.Space(FASHION, data=data).error(widths) != gp.Space(FASHION).error(widths)
+    space = gp.Space(FASHION, data=EXAMPLE.parent / "calibration.npz", samples=32, criterion="l2")
+    widths = {name: kept[0] for name, kept in space.choices.items()}
+    assert space.error(widths) != gp.Space(FASHION).error(widths)
 
 
 def test_bad_widths_and_targets() -> None:

@@ -26,6 +26,9 @@ from graphprune.importance.base import Criterion, score
 from graphprune.importance.fibres import ranked
 from graphprune.plan import Plan
 
+AUTO, OBS = "auto", "obs"
+_POSITIONS = 40_000  # of a layer that Gram matrices are summed over
+
 
 class Planner:
     """Scores once, then solves as often as verification asks for.
@@ -80,12 +83,15 @@ class Planner:
         self.folding = Folding(shared)
         self.notes: list[str] = []
         known: dict[str, Any] = {"calibration": calibration, "aggregate": aggregate}
+        criterion = self._chosen(criterion, calibration)
+        self.calibration, self.by_curves = calibration, criterion == OBS and not lossless
+        name = criterion if isinstance(criterion, str) else getattr(criterion, "__name__", "custom")
+        criterion = "l2" if self.by_curves else criterion
         self.deps = shared if lossless or constraints.shared_offsets else ranked(deps, criterion, seed, **known)
         self.scores = np.zeros(0)
         if not lossless:
             self.scores = score(self.deps, criterion, seed, **known, normalise=normalise, notes=self.notes)
             self.scores[self._dead()] = 0.0  # they cost nothing, whatever ranks them
-        name = criterion if isinstance(criterion, str) else getattr(criterion, "__name__", "custom")
         asked = {"lossless": True} if lossless else {**given, "criterion": name, "seed": seed}
         combined = {"aggregate": aggregate} if aggregate != "sum" else {}
         combined |= {"normalise": normalise} if normalise != "auto" else {}
@@ -94,6 +100,15 @@ class Planner:
             self.recipe["allocation"] = allocation
         if deps.allow_io:
             self.recipe["allow_io"] = deps.allow_io
+
+    @staticmethod
+    def _chosen(criterion: str | Criterion, calibration: Calibration | None) -> str | Criterion:
+        """The criterion that "auto" stands for."""
+        if criterion == OBS and calibration is None:
+            raise InputError("criterion obs looks at activations: give samples with --data")
+        if criterion != AUTO:
+            return criterion
+        return OBS if calibration is not None and calibration.on_files else "l2"
 
     @classmethod
     def from_options(cls, deps: DependencyGraph, options: Mapping[str, Any]) -> Planner:
@@ -104,10 +119,12 @@ class Planner:
         """
         rest: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
         targets = Targets(**{f.name: rest.pop(f.name, None) for f in fields(Targets)})
-        criterion, seed = rest.pop("criterion", "l2"), rest.pop("seed", 0)
+        criterion, seed = rest.pop("criterion", AUTO), rest.pop("seed", 0)
         scoring = {k: rest.pop(k) for k in ("aggregate", "normalise", "allocation") if k in rest}
         data = rest.pop("data", None)
-        calibration = data if data is None or isinstance(data, Calibration) else Calibration(deps, data, seed=seed)
+        calibration = data
+        if data is not None and not isinstance(data, Calibration):
+            calibration = Calibration(deps, data, seed=seed, positions=_POSITIONS)
         lossless = bool(rest.pop("lossless", False))
         if lossless:  # nothing speaks against the last dead channel
             rest = {"align": 1, "max_ratio": 1.0, **rest}

@@ -10,7 +10,7 @@ single layers add up).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,7 @@ from graphprune.graph.onnx import load
 from graphprune.graph.run import CannotRun, Runner
 from graphprune.importance.curve import Curve
 from graphprune.importance.obs import compensated, covariance
+from graphprune.recover.error import float_outputs, relative_error
 from graphprune.rewrite.onnx import rewrite
 from graphprune.rewrite.values import overwrite, stored_value
 
@@ -59,7 +60,7 @@ class Evidence:
 
     deps: DependencyGraph
     calibration: Calibration
-    feeds: Sequence[dict[str, Array]]
+    feeds: Sequence[Mapping[str, Array]]
 
     def __post_init__(self) -> None:
         self._layers = {x.name: x for x in layers(self.deps.source)}
@@ -76,7 +77,7 @@ class Evidence:
             got = _outputs(Runner(small.source), self.feeds, small)
         except CannotRun:
             return np.inf
-        return _error(self._wanted, got)
+        return relative_error(self._wanted, got)
 
     def _compensate(self, cut: Cut, small: Graph, layer: Layer, full: Layer) -> None:
         kept = cut.kept(full.input, full.linear.axis)
@@ -150,21 +151,7 @@ def _through(curve: Curve, points: Sequence[Point]) -> Curve:
     return Curve(curve.order, np.maximum.accumulate(scale * shape**power))
 
 
-def _outputs(runner: Runner, feeds: Sequence[dict[str, Array]], graph: Graph) -> list[list[Array]]:
-    """Per float output what each feed gives."""
-    floats = [i for i, n in enumerate(graph.outputs) if graph.values[n].dtype.startswith(("float", "double", "bfloat"))]
-    made = [runner(feed) for feed in feeds]
-    return [[np.asarray(m[i], np.float64) for m in made] for i in floats]
-
-
-def _error(wanted: Sequence[Sequence[Array]], got: Sequence[Sequence[Array]]) -> float:
-    """Mean over the outputs of the squared error relative to the variance."""
-    shares = []
-    for a, b in zip(wanted, got, strict=True):
-        if any(x.shape != y.shape for x, y in zip(a, b, strict=True)):
-            return np.inf
-        flat = np.concatenate([x.ravel() for x in a])
-        spread = float(((flat - flat.mean()) ** 2).sum())
-        off = sum(float(((x - y) ** 2).sum()) for x, y in zip(a, b, strict=True))
-        shares.append(off / spread if spread > 0 else 0.0)
-    return float(np.mean(shares)) if shares else 0.0
+def _outputs(runner: Runner, feeds: Sequence[Mapping[str, Array]], graph: Graph) -> list[list[Array]]:
+    """Per feed the float outputs."""
+    places = float_outputs(graph)
+    return [[np.asarray(made[i]) for i in places] for made in map(runner, feeds)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ from graphprune.calibration.store import Store
 from graphprune.calibration.unfold import outputs, unfold
 from graphprune.calibration.walk import Walk
 from graphprune.coupling.cut import Cut
-from graphprune.data.samples import Samples
+from graphprune.data import Feed
 from graphprune.graph.model import Array, Graph
 from graphprune.recover.ridge import fit
 from graphprune.rewrite.values import overwrite, stored_value
@@ -43,7 +43,7 @@ class LayerError:
 def refit(
     cut: Cut,
     small: Graph,
-    samples: Samples,
+    samples: Iterable[Feed],
     *,
     memory: int = 2 << 30,
     seed: int = 0,
