@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from graphprune.calibration import Calibration
 from graphprune.calibration.layers import Layer, layers, matrix, stored
 from graphprune.coupling.cut import Cut
 from graphprune.coupling.groups import DependencyGraph
@@ -23,7 +22,7 @@ from graphprune.graph.model import Array, Graph
 from graphprune.graph.onnx import load
 from graphprune.graph.run import CannotRun, Runner
 from graphprune.importance.curve import Curve
-from graphprune.importance.obs import compensated, covariance
+from graphprune.importance.obs import Grams, compensated, covariance
 from graphprune.recover.error import float_outputs, relative_error
 from graphprune.rewrite.onnx import rewrite
 from graphprune.rewrite.values import overwrite, stored_value
@@ -54,12 +53,12 @@ class Evidence:
 
     Args:
         deps: The dependency graph.
-        calibration: Statistics of the original.
+        grams: Gram matrices of its layers.
         feeds: Inputs to compare outputs on.
     """
 
     deps: DependencyGraph
-    calibration: Calibration
+    grams: Grams
     feeds: Sequence[Mapping[str, Array]]
 
     def __post_init__(self) -> None:
@@ -82,7 +81,7 @@ class Evidence:
     def _compensate(self, cut: Cut, small: Graph, layer: Layer, full: Layer) -> None:
         kept = cut.kept(full.input, full.linear.axis)
         shape = self.deps.source.values[full.input].shape
-        if kept is None or shape is None or shape[full.linear.axis] == full.linear.groups:
+        if kept is None or shape is None or (full.name, full.linear.slot) not in self.grams:
             return
         weight = matrix(full, self.deps.source.weights[full.weight].read())
         groups, inputs, _ = weight.shape
@@ -90,7 +89,7 @@ class Evidence:
         taps = inputs // per
         if len(np.unique(kept // per)) != groups:
             return  # whole groups of a grouped convolution left
-        gram = self.calibration.grams([(full.name, full.linear.slot)])[full.name, full.linear.slot]
+        gram = self.grams[full.name, full.linear.slot]
         rows = {g: ((kept[kept // per == g] % per)[:, None] * taps + np.arange(taps)).ravel() for g in range(groups)}
         mean = gram.sums / max(gram.count, 1)
         made, bias = compensated(weight, mean, covariance(gram, centred=bool(layer.bias)), rows)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from graphprune.calibration import Calibration
 from graphprune.coupling.groups import DependencyGraph
 from graphprune.importance.curve import Curve
-from graphprune.importance.obs import obs_curves
+from graphprune.importance.obs import obs_curves, read_grams
 from graphprune.recover.evidence import Evidence, bent
 
 _SAMPLES = 128  # that trial cuts are compared on, about
@@ -32,11 +32,12 @@ def judged(
         scores: Scores per unit id, for groups that no layer with a stored weight reads.
         progress: Called with what is being looked at.
     """
-    found = obs_curves(deps, calibration)
+    grams = read_grams(deps, calibration)
+    found = obs_curves(deps, grams)
     curves = [c or Curve.of_scores(g.units, scores) for c, g in zip(found, deps.groups, strict=True)]
     samples = calibration.samples
     per_feed = max(max((a.shape[0] for a in feed.values() if a.ndim), default=1) for feed in islice(samples, 1))
     feeds = list(islice(samples, max(1, min(len(samples), _SAMPLES // per_feed))))
     shares = (0.4,) if len(curves) > _MANY else (0.25, 0.5)
-    made, _ = bent(deps, curves, Evidence(deps, calibration, feeds), shares=shares, progress=progress)
+    made, _ = bent(deps, curves, Evidence(deps, grams, feeds), shares=shares, progress=progress)
     return made
