@@ -28,7 +28,8 @@ class Recipe:
     """Options of a run; None where nothing was given. The names are those of the flags.
 
     Attributes:
-        macs: Limit on MACs: 50% (what remains) or 1.2G.
+        macs: Limit on MACs: 50% (what remains) or 1.2G. This and other targets may be lists, 75%,50%,25%: a family of
+            nested models from one analysis, written to OUTPUT-75 ... or where OUTPUT has {}.
         params: Limit on parameters: 50% or 5M.
         size: Limit on the size of the file: 50% or 20MB.
         memory: Limit on the activations alive at once, at batch 1: 50% or 8MB.
@@ -272,6 +273,10 @@ def _text(value: Any) -> str:
     return str(value)
 
 
+def _amounts(value: Any) -> str:
+    return ",".join(_text(v) for v in (value if isinstance(value, list) else [value]))
+
+
 def _whole(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError
@@ -304,7 +309,7 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 
 _CONVERT: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
-    **dict.fromkeys(_AMOUNTS, ("an amount such as 50% or 1.2G", _text)),
+    **dict.fromkeys(_AMOUNTS, ("an amount such as 50% or 1.2G, or a list of them", _amounts)),
     "align": ("a whole number, or auto", _text),
     "min_channels": ("a whole number", _whole),
     "max_ratio": ("a number", _fraction),
