@@ -16,7 +16,8 @@ from graphprune.graph.model import Array, Graph
 from graphprune.graph.onnx import external_files
 from graphprune.importance.base import wants_data
 from graphprune.plan import Plan
-from graphprune.recipe import Recipe, parse_shapes
+from graphprune.recipe import Recipe
+from graphprune.recipe_values import parse_shapes
 from graphprune.report.models import (
     AnalysisReport,
     CheckpointReport,
