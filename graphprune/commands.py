@@ -29,6 +29,7 @@ from graphprune.report.models import (
 from graphprune.report.profile import ProfileReport
 from graphprune.report.profile import profile as _profile
 from graphprune.report.quality import measured
+from graphprune.report.recovery import regained
 from graphprune.report.summary import analysis, blocked_axes, checked, cost, disk_bytes, group_cuts, io_cuts
 from graphprune.rewrite.checkpoint import is_checkpoint, shrink
 from graphprune.rewrite.files import check_output, save, staged
@@ -216,6 +217,7 @@ def _written(verb: str, model: Path, output: Path, result: api.Result, folder: P
         check=checked(result.verdict),
         folded=result.folded,
         quality=measured(result.quality),
+        recovery=regained(result.recovery),
         given_up=result.frozen,
         notes=result.notes,
         groups=group_cuts(result.deps, result.plan),

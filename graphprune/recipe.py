@@ -57,7 +57,7 @@ class Recipe:
             or the word random.
         samples: How many samples to take of the data (1024).
         preprocess: How images become inputs: resize, crop, color, scale, mean, std, layout. In recipes only.
-        recover: What is done for accuracy once the cut is proved: auto, none, or steps with commas: merge, mean, moments,
+        recover: What is done for accuracy once the cut is proved: none, or steps with commas: merge, mean, moments,
             batchnorm, refit, distill (auto: refit where there is data).
         metric: A measure of your own, before and after: FILE.py:FUNCTION, called with run(feed) -> outputs.
         no_verify: Do not compare the result with the masked original; it is marked UNVERIFIED then.
