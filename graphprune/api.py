@@ -10,12 +10,12 @@ from typing import Any
 import onnx_ir as ir
 
 from graphprune.api_torch import carried_out_inplace, check_destination, is_torch, slice_optimizer, trace, traced_module
-from graphprune.budget.planner import Planner
 from graphprune.budget.targets import Amount
+from graphprune.calibration import Calibration
 from graphprune.checkpoints import apply_plan, as_plan, save_module
 from graphprune.coupling.groups import DependencyGraph
 from graphprune.coupling.groups import analyze as _analyze
-from graphprune.data import given_samples
+from graphprune.data import Samples, given_samples
 from graphprune.dialect import dialect_of
 from graphprune.errors import InputError
 from graphprune.graph.checks import refuse_nan
@@ -24,12 +24,13 @@ from graphprune.graph.onnx import Source
 from graphprune.graph.onnx import load as _load
 from graphprune.importance.base import Criterion
 from graphprune.plan import Plan, is_lossless
+from graphprune.recover.steps import step_names
 from graphprune.rewrite.checkpoint import is_checkpoint
 from graphprune.rewrite.files import check_output
 from graphprune.rewrite.files import save as _save
 from graphprune.rewrite.shards import INDEX
 from graphprune.rules import has_rule
-from graphprune.search import Progress, Result, fitted, folded_cut, replay, search
+from graphprune.search import Progress, Result, fitted, folded_cut, prepared, recovered, replay, search
 from graphprune.verify.compare import Verdict
 from graphprune.verify.metric import Judge, Metric
 
@@ -90,8 +91,12 @@ def plan(
     macs: Amount | None = None,
     params: Amount | None = None,
     size: Amount | None = None,
+    memory: Amount | None = None,
     ratio: Amount | None = None,
-    criterion: str | Criterion = "l2",
+    criterion: str | Criterion = "auto",
+    aggregate: str = "sum",
+    normalise: str = "auto",
+    data: Any = None,
     seed: int = 0,
     lossless: bool = False,
     align: int | None = None,
@@ -101,6 +106,9 @@ def plan(
     only: Sequence[str] = (),
     allow_io: Sequence[str] = (),
     shared_offsets: bool = False,
+    width: Sequence[str] = (),
+    equal: Sequence[str] = (),
+    allocation: str = "auto",
 ) -> Plan:
     """Decide what to remove.
 
@@ -110,8 +118,14 @@ def plan(
         macs: Limit on MACs, "50%" (what remains) or "1.2G".
         params: Limit on parameters.
         size: Limit on the bytes of the written file.
+        memory: Limit on the bytes of activations alive at once, "8MB" or "60%".
         ratio: Share of channels that every group loses, 0.3 or "30%".
-        criterion: "l2", "l1", "random", or a function (deps, seed) → scores per unit.
+        criterion: A name, see docs/criteria.md, or a function (deps, seed) or (deps, calibration) → scores per unit.
+        aggregate: What is made of the coupled slices of a unit: "sum", "mean" or "max".
+        normalise: What the scores of a group are divided by: its "mean", "max" or "sum", or "none"; "auto" is "none"
+            for criteria that compare groups by themselves, else "mean".
+        data: Samples for criteria that look at activations: any source of :func:`graphprune.samples`, or a
+            :class:`graphprune.calibration.Calibration`.
         seed: Seed of criteria that draw.
         lossless: Remove the dead channels, all of them and nothing else, instead of meeting a target.
         align: Kept widths are multiples of this where a group is wide enough; 8, or 1 when lossless.
@@ -122,29 +136,43 @@ def plan(
         allow_io: Patterns of graph inputs and outputs that may shrink; a dependency graph was made with its own.
         shared_offsets: Remove the same offsets from every convolution group, head or norm group, even where each
             could keep its own.
+        width: How many units groups keep, "PATTERN=16:48", "PATTERN=16:" or "PATTERN=32"; the pattern matches names
+            of groups, or is "kind:heads".
+        equal: Patterns whose groups keep the same width; with brackets, one class for each text captured.
+        allocation: "solver" loses least under all limits, "global" ranks all units, "uniform" takes the same share of
+            every group; "auto" is the solver where losses were measured, else the ranking.
 
     Raises:
-        InputError: An option cannot be read or a pattern matches nothing.
+        InputError: An option cannot be read or a pattern matches nothing, or constraints contradict each other.
         InfeasibleError: The limits cannot be met.
         NothingToPruneError: No unit can be removed.
     """
     deps = analyze(source, example_inputs=example_inputs, allow_io=allow_io)
     refuse_nan(deps.source)
+    if not isinstance(data, Calibration | Samples):
+        data = given_samples(data, deps.source, None, seed, None)
     options: dict[str, Any] = {
         "macs": macs,
         "params": params,
         "size": size,
+        "memory": memory,
         "ratio": ratio,
         "criterion": criterion,
+        "aggregate": aggregate,
+        "normalise": normalise,
+        "data": data,
         "seed": seed,
         "lossless": lossless,
         "min_channels": min_channels,
         "ignore": tuple(ignore),
         "only": tuple(only),
         "shared_offsets": shared_offsets,
+        "width": tuple(width),
+        "equal": tuple(equal),
+        "allocation": allocation,
     }
     options |= {k: v for k, v in {"align": align, "max_ratio": max_ratio}.items() if v is not None}
-    return Planner.from_options(deps, options).plan()
+    return prepared(deps, options).plan()
 
 
 def apply(source: Any, plan: Any, output: str | Path | None = None, *, example_inputs: Any = None) -> Any:
@@ -239,6 +267,7 @@ def prune(
     data: Any = None,
     samples: int | None = None,
     preprocess: Mapping[str, Any] | None = None,
+    recover: str | Sequence[str] = "auto",
     metric: Metric | str | None = None,
     feeds: Sequence[Any] = (),
     progress: Progress = lambda _: None,
@@ -259,6 +288,7 @@ def prune(
         data: Samples from any source of :func:`graphprune.samples`, for verification and agreement with the original.
         samples: How many of them to take (1024).
         preprocess: How images become inputs.
+        recover: What is done for the accuracy once the cut is proved: "auto", "none", or steps such as "refit".
         metric: A measure of one's own: a function of ``run(feed) -> outputs``, for a module of the module itself.
         feeds: Inputs for verification beside random ones and the data.
         progress: Called with the name of each step.
@@ -281,6 +311,7 @@ def prune(
     progress("load")
     graph = _graph(source, input_shapes, example_inputs)
     check_destination(graph, output, inplace=inplace)
+    step_names(recover)
     refuse_nan(graph)
     given = given_samples(data, graph, samples, options.get("seed", 0), preprocess)
     judge = Judge(graph, given if check else None, metric)
@@ -289,7 +320,8 @@ def prune(
     if from_plan:
         result = replay(*fitted(graph, from_plan), check, feeds, 1, progress)
     else:
-        result = search(analyze(graph, allow_io=allow_io), options, check, feeds, 1, progress)
+        result = search(analyze(graph, allow_io=allow_io), {**options, "data": given}, check, feeds, 1, progress)
+    result = recovered(result, given, recover, progress, seed=options.get("seed", 0))
     progress("measure")
     result = replace(result, quality=judge(result.deps, result.plan, result.model))
     if inplace:

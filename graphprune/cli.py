@@ -118,8 +118,8 @@ def plan(
     """
     from graphprune import commands
 
-    if flags.data is not None or flags.no_verify or flags.metric is not None:
-        raise InputError("plan verifies nothing: --data, --metric and --no-verify belong to prune, apply and verify")
+    if flags.no_verify or flags.metric is not None:
+        raise InputError("plan verifies nothing: --metric and --no-verify belong to prune and apply")
     _show(view, lambda step: commands.plan(model, output, _merged(flags, recipe), step))
 
 

@@ -9,10 +9,11 @@ from pathlib import Path
 import onnx_ir as ir
 
 from graphprune import api
-from graphprune.data import samples
+from graphprune.data import given_samples, samples
 from graphprune.errors import InputError, VerificationError
 from graphprune.graph.model import Array, Graph
 from graphprune.graph.onnx import external_files
+from graphprune.importance.base import wants_data
 from graphprune.plan import Plan
 from graphprune.recipe import Recipe, parse_shapes
 from graphprune.report.models import AnalysisReport, CheckpointReport, FieldChange, PruneReport, VerifyReport
@@ -105,6 +106,9 @@ def plan(model: Path, output: Path, recipe: Recipe, step: Step) -> PruneReport:
     graph = api.load(model, input_shapes=recipe.input_shapes())
     step("analyze")
     deps = api.analyze(graph, allow_io=options.pop("allow_io", ()))
+    if recipe.data is not None and not wants_data(recipe.criterion or "l2"):
+        raise InputError("plan verifies nothing: --data belongs to prune, apply and verify, or to a criterion on data")
+    options["data"] = given_samples(recipe.data, graph, recipe.samples, recipe.seed or 0, recipe.preprocess)
     step("plan")
     made = api.plan(deps, **options)
     step("write")
@@ -194,6 +198,7 @@ def _written(verb: str, model: Path, output: Path, result: api.Result, folder: P
         folded=result.folded,
         quality=measured(result.quality),
         given_up=result.frozen,
+        notes=result.notes,
         groups=group_cuts(result.deps, result.plan),
         blocked=blocked_axes(result.deps),
         io=io_cuts(result.deps.source, result.plan),

@@ -20,7 +20,7 @@ AUTO_ALIGN = 8
 RANDOM = "random"
 _SHAPE = re.compile(r"(?:(?P<name>.*):)?(?P<sizes>\d+(?:[x,]\d+)*)")
 _SCRIPT = re.compile(r"(?P<file>.*\.py):(?P<name>\w+)")
-_AMOUNTS = ("macs", "params", "size", "ratio")
+_AMOUNTS = ("macs", "params", "size", "memory", "ratio")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +31,7 @@ class Recipe:
         macs: Limit on MACs: 50% (what remains) or 1.2G.
         params: Limit on parameters: 50% or 5M.
         size: Limit on the size of the file: 50% or 20MB.
+        memory: Limit on the activations alive at once, at batch 1: 50% or 8MB.
         ratio: Share of channels that every group loses: 0.3 or 30%.
         lossless: Remove the dead channels and nothing else: the result equals the original. Takes no target.
         align: Kept widths are multiples of this where a group is wide enough: a number, or auto (8). 1 frees them.
@@ -43,12 +44,24 @@ class Recipe:
             Repeatable.
         shared_offsets: Every convolution group, head or norm group loses the same offsets, even where each could keep
             its own.
-        criterion: How channels are ranked: l2, l1 or random (l2).
+        width: How many channels groups keep: PATTERN=16:48, PATTERN=16: or PATTERN=32, where the pattern matches names
+            of groups as analyze shows them, or is kind:heads. Repeatable.
+        equal: Regular expression; the groups whose names match keep the same width. With brackets, one class for
+            each text that they capture. Repeatable.
+        allocation: How the cut is shared out: solver (least loss under all limits), global (one ranking of all
+            channels), uniform (the same share everywhere), or auto: solver where losses were measured, else global.
+        criterion: How channels are ranked, see docs/criteria.md (l2). By weights: l1, l2, lamp, bn-scale, fpgm, dimap,
+            spectral, similarity, random. By --data: wanda, activation-mean, activation-variance,
+            activation-attention, apoz, correlation, entropy.
+        aggregate: What is made of a channel's coupled slices: sum, mean or max (sum).
+        normalise: What the scores of a group are divided by: its mean, max or sum, or none (auto: mean, none for
+            criteria that compare groups by themselves).
         seed: Seed of everything that draws (0).
         input_shape: Sizes for an input with dynamic axes: x:1,3,224,224, without the name if it is the only one.
             Repeatable.
-        data: Samples without labels: a .npz or .npy file stacked on axis 0, a folder of them or of images, JSON of
-            Polygraphy's --save-inputs, LOADER.py:FUNCTION, or the word random.
+        data: Samples without labels, for criteria that look at activations and for verification: a .npz or .npy file
+            stacked on axis 0, a folder of them or of images, JSON of Polygraphy's --save-inputs, LOADER.py:FUNCTION,
+            or the word random.
         samples: How many samples to take of the data (1024).
         preprocess: How images become inputs: resize, crop, color, scale, mean, std, layout. In recipes only.
         metric: A measure of your own, before and after: FILE.py:FUNCTION, called with run(feed) -> outputs.
@@ -58,6 +71,7 @@ class Recipe:
     macs: str | None = None
     params: str | None = None
     size: str | None = None
+    memory: str | None = None
     ratio: str | None = None
     lossless: bool | None = None
     align: str | None = None
@@ -67,7 +81,12 @@ class Recipe:
     only: tuple[str, ...] | None = None
     allow_io: tuple[str, ...] | None = None
     shared_offsets: bool | None = None
+    width: tuple[str, ...] | None = None
+    equal: tuple[str, ...] | None = None
+    allocation: str | None = None
     criterion: str | None = None
+    aggregate: str | None = None
+    normalise: str | None = None
     seed: int | None = None
     input_shape: tuple[str, ...] | None = None
     data: str | None = None
@@ -100,7 +119,12 @@ class Recipe:
             "only",
             "allow_io",
             "shared_offsets",
+            "width",
+            "equal",
+            "allocation",
             "criterion",
+            "aggregate",
+            "normalise",
             "seed",
         ):
             if getattr(self, key) is not None:
@@ -288,7 +312,12 @@ _CONVERT: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "only": ("a regular expression or a list of them", _texts),
     "allow_io": ("a regular expression or a list of them", _texts),
     "shared_offsets": ("true or false", _switch),
+    "width": ("text such as PATTERN=16:48 or a list of it", _texts),
+    "equal": ("a regular expression or a list of them", _texts),
+    "allocation": ("a name", _text),
     "criterion": ("a name", _text),
+    "aggregate": ("a name", _text),
+    "normalise": ("a name", _text),
     "seed": ("a whole number", _whole),
     "input_shape": ("a shape or a list of them", _texts),
     "data": ("a path", _text),

@@ -214,7 +214,7 @@ def test_infinite_weights(folder: Path) -> None:
         (["--macs", "50%", "--align", "wide"], "--align wide: must be a whole number, or auto"),
         (["--macs", "50%", "--min-channels", "0"], "--min-channels 0"),
         (["--macs", "50%", "--max-ratio", "0"], "--max-ratio 0"),
-        (["--macs", "50%", "--criterion", "magic"], "unknown criterion 'magic'; there are l1, l2, random"),
+        (["--macs", "50%", "--criterion", "magic"], "unknown criterion 'magic'; there are l1, l2, lamp, bn-scale"),
         (["--macs", "50%", "--seed", "-1"], "--seed -1: must be 0 or more"),
         (["--macs", "50%", "--ignore", "nothing_like_this"], "--ignore nothing_like_this: matches no node"),
         (["--macs", "50%", "--only", "nothing_like_this"], "--only nothing_like_this: matches no node"),

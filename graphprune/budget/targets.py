@@ -12,6 +12,7 @@ from graphprune.errors import InputError
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+_SAID = {"size": "bytes", "memory": "bytes of activations at its peak"}
 _NUMBER = re.compile(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([A-Za-z%]*)\s*")
 
 Amount = str | float | int
@@ -27,16 +28,18 @@ class Targets:
         macs: "50%", "1.2G" or a number of MACs.
         params: "50%", "5M" or a number of parameters.
         size: "50%", "20MB" or a number of bytes of the written file.
+        memory: "50%", "8MB" or a number of bytes of activations at the peak.
         ratio: "30%" or 0.3.
     """
 
     macs: Amount | None = None
     params: Amount | None = None
     size: Amount | None = None
+    memory: Amount | None = None
     ratio: Amount | None = None
 
     def limits(self, dense: Costs, file_bytes: Callable[[], int]) -> dict[str, int]:
-        """Absolute limits by cost name ("macs", "params", "bytes").
+        """Absolute limits by cost name ("macs", "params", "bytes", "memory").
 
         Args:
             dense: Costs of the original.
@@ -45,8 +48,10 @@ class Targets:
         Raises:
             InputError: A target cannot be read, is not below the original, or none is given.
         """
-        if all(v is None for v in (self.macs, self.params, self.size, self.ratio)):
-            raise InputError("no target: give at least one of --macs, --params, --size, --ratio, or --lossless")
+        if all(v is None for v in (self.macs, self.params, self.size, self.memory, self.ratio)):
+            raise InputError(
+                "no target: give at least one of --macs, --params, --size, --memory, --ratio, or --lossless"
+            )
         written = file_bytes() if self.size is not None else dense.bytes
         overhead = max(written - dense.bytes, 0)
         out: dict[str, int] = {}
@@ -54,11 +59,12 @@ class Targets:
             ("macs", "macs", self.macs, dense.macs),
             ("params", "params", self.params, dense.params),
             ("size", "bytes", self.size, written),
+            ("memory", "memory", self.memory, dense.memory),
         ):
             if amount is not None:
                 limit = int(parse_amount(name, amount, whole))
                 if limit >= whole:
-                    unit = "bytes" if name == "size" else name
+                    unit = _SAID.get(name, name)
                     raise InputError(f"--{name} {amount} is met already: the model has {whole:,} {unit}")
                 out[key] = max(limit - overhead, 0) if name == "size" else limit
         return out
@@ -95,7 +101,7 @@ def parse_amount(name: str, amount: Amount, whole: float) -> int | float:
         if not 0 < value <= 100:
             raise InputError(f"--{name} {text}: a percent lies between 0 and 100")
         return value / 100 * whole if whole <= 1 else int(value / 100 * whole)
-    if name == "size" and (unit in _BYTES or unit in _UNITS):
+    if name in _SAID and (unit in _BYTES or unit in _UNITS):
         value *= _BYTES.get(unit, 0) or _UNITS[unit]
     elif unit in _UNITS:
         value *= _UNITS[unit]
@@ -118,6 +124,9 @@ class Constraints:
         only: Regular expressions; only units of matching nodes, weights and module paths may leave.
         shared_offsets: Every convolution group, head or norm group loses the same offsets, even where each could
             keep its own.
+        width: Floors and ceilings of groups, "PATTERN=16:48"; what a pattern matches, see
+            :func:`graphprune.budget.selection.width_bounds`.
+        equal: Patterns whose groups keep the same width; those with brackets make a class of each text captured.
     """
 
     align: int = 8
@@ -126,6 +135,8 @@ class Constraints:
     ignore: tuple[str, ...] = field(default=())
     only: tuple[str, ...] = field(default=())
     shared_offsets: bool = False
+    width: tuple[str, ...] = field(default=())
+    equal: tuple[str, ...] = field(default=())
 
     def __post_init__(self) -> None:
         if self.align < 1:

@@ -35,8 +35,9 @@ class Normal:
     @classmethod
     def empty(cls, groups: int, inputs: int, outputs: int) -> Normal:
         """Nothing seen yet."""
-        shapes = ((inputs, inputs), (inputs, outputs), (outputs,), (inputs,), (outputs,))
-        return cls(*(np.zeros((groups, *s)) for s in shapes))
+        sizes = ((inputs, inputs), (inputs, outputs), (outputs,), (inputs,), (outputs,))
+        xx, xy, yy, x, y = (np.zeros((groups, *s)) for s in sizes)
+        return cls(xx, xy, yy, x, y)
 
     def add(self, inputs: Array, targets: Array) -> None:
         """See more positions: inputs (groups, positions, inputs), targets (groups, positions, outputs)."""

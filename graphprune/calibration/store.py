@@ -52,7 +52,8 @@ class Store:
     def get(self, name: str, feed: int) -> Array:
         """What a value holds for a feed."""
         found = self._arrays[name, feed]
-        return np.load(found, mmap_mode="r") if isinstance(found, Path) else found
+        held: Array = np.load(found, mmap_mode="r") if isinstance(found, Path) else found
+        return held
 
     def drop(self, name: str, feeds: int) -> None:
         """Forget a value."""

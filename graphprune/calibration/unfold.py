@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,20 +71,24 @@ def _windows(found: Linear, data: Array, kernel: Sequence[int], rows: NDArray[np
         data, pads = _stuffed(node, data, kernel, (strides, dilations, pads))
         strides = [1] * dims
     wide = np.pad(data, [(0, 0), (0, 0), *((max(a, 0), max(b, 0)) for a, b in pads)])
-    wide = wide[(..., *(slice(max(-a, 0), wide.shape[2 + d] - max(-b, 0)) for d, (a, b) in enumerate(pads)))]
+    inside: tuple[Any, ...] = tuple(
+        slice(max(-a, 0), n - max(-b, 0)) for n, (a, b) in zip(wide.shape[2:], pads, strict=True)
+    )
+    wide = wide[(..., *inside)]
     spans = [d * (k - 1) + 1 for d, k in zip(dilations, kernel, strict=True)]
     view = np.lib.stride_tricks.sliding_window_view(wide, spans, axis=tuple(range(2, 2 + dims)))
     steps = [slice(None), slice(None), *(slice(None, None, s) for s in strides)]
     taps = [slice(None, None, -d if grown else d) for d in dilations]
-    view = view[(*steps, *taps)]  # (batch, channels, *places, *taps)
+    window: tuple[Any, ...] = (*steps, *taps)
+    view = view[window]  # (batch, channels, *places, *taps)
     out = view.shape[2 : 2 + dims]
     if rows is None:
         cube = np.moveaxis(view, 1, 1 + dims).reshape(-1, data.shape[1], math.prod(kernel))
     else:
         batch, *places = np.unravel_index(rows, (data.shape[0], *out))
         cube = view[(batch, slice(None), *places)].reshape(len(rows), data.shape[1], math.prod(kernel))
-    groups = found.groups
-    return cube.reshape(len(cube), groups, -1).transpose(1, 0, 2)
+    grouped: Array = cube.reshape(len(cube), found.groups, -1)
+    return grouped.transpose(1, 0, 2)
 
 
 def _pads(
@@ -118,6 +123,7 @@ def _stuffed(
     extra = [int(p) for p in node.attrs.get("output_padding") or [0] * dims]
     sizes = [(n - 1) * s + 1 for n, s in zip(data.shape[2:], strides, strict=True)]
     wide = np.zeros((*data.shape[:2], *sizes), data.dtype)
-    wide[(slice(None), slice(None), *(slice(None, None, s) for s in strides))] = data
+    places: tuple[Any, ...] = tuple(slice(None, None, s) for s in strides)
+    wide[(..., *places)] = data
     reach = [d * (k - 1) for d, k in zip(dilations, kernel, strict=True)]
     return wide, [(r - a, r - b + e) for r, (a, b), e in zip(reach, pads, extra, strict=True)]

@@ -20,7 +20,7 @@ from graphprune.algebra import Axis
 from graphprune.algebra.axis import Ids
 from graphprune.coupling.box import Ragged
 from graphprune.coupling.factor import Factor
-from graphprune.coupling.groups import DependencyGraph
+from graphprune.coupling.groups import DependencyGraph, Group
 
 Ranks = NDArray[np.intp]
 Types = dict[str, tuple[Axis | None, ...]]
@@ -62,15 +62,22 @@ def fine(deps: DependencyGraph) -> tuple[DependencyGraph, list[tuple[Factor, Ids
     """The dependency graph in which every offset of every block is a unit of its own, for scoring.
 
     Returns:
-        The graph, whose ragged axes are labelled in ``ragged`` alone, and the new units of each factor, shape
-        (blocks, offsets).
+        The graph, whose ragged axes are labelled in ``ragged`` alone and in which every block of a factor is a group,
+        and the new units of each factor, shape (blocks, offsets).
     """
     shared = deps.shared or deps
     store = shared.state.store.copy()
     labels = [(f, store.new(f.number * f.size).reshape(f.number, f.size)) for f in shared.fibres.factors]
     types, ragged = relabelled(shared, labels, hide=True)
     state = replace(shared.state, store=store)
-    return replace(shared, state=state, types=types, ragged=ragged, shared=shared), labels
+    whole = {f.group: table for f, table in labels}
+    groups = [part for group in shared.groups for part in _parts(group, whole.get(group.name))]
+    return replace(shared, state=state, types=types, ragged=ragged, groups=tuple(groups), shared=shared), labels
+
+
+def _parts(group: Group, table: Ids | None) -> list[Group]:
+    """A group as it is, or one for each of its blocks."""
+    return [group] if table is None else [replace(group, units=row) for row in table]
 
 
 def relabelled(

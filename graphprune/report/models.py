@@ -21,11 +21,13 @@ class Cost(_Value):
         macs: Multiply-accumulates of one run.
         params: Stored elements.
         bytes: Size on disk where there is a file, else of the stored elements.
+        memory: Bytes of activations alive at once at the peak; None when not worked out.
     """
 
     macs: int
     params: int
     bytes: int
+    memory: int | None = None
 
 
 class Check(_Value):
@@ -168,6 +170,7 @@ class PruneReport(_Value):
         check: The verification, None for a plan.
         folded: Constants of removed channels that the layers reading them took over.
         given_up: Groups left whole because their removal did not verify.
+        notes: What else to know.
         groups: What the groups lost, largest savings first.
         blocked: What could not be cut, largest first.
         io: Axes of graph inputs and outputs that shrank.
@@ -184,6 +187,7 @@ class PruneReport(_Value):
     check: Check | None
     folded: int = 0
     given_up: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     groups: tuple[GroupCut, ...]
     blocked: tuple[BlockedAxis, ...]
     io: tuple[IoCut, ...] = ()

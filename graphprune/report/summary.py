@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -54,8 +55,8 @@ def checked(verdict: Verdict | None) -> Check:
 
 def cost(costs: Costs | Mapping[str, int], size: int | None = None) -> Cost:
     """Costs as data; ``size`` replaces the bytes of the elements by those on disk."""
-    found = costs if isinstance(costs, Mapping) else {k: getattr(costs, k) for k in Cost.model_fields}
-    return Cost(macs=found["macs"], params=found["params"], bytes=found["bytes"] if size is None else size)
+    found = costs if isinstance(costs, Mapping) else asdict(costs)
+    return Cost(**{**found, "bytes": found["bytes"] if size is None else size})
 
 
 def group_cuts(deps: DependencyGraph, plan: Plan) -> tuple[GroupCut, ...]:

@@ -53,6 +53,7 @@ def _prune(report: PruneReport, rows: int | None = _ROWS) -> RenderableType:
     if report.given_up:
         parts.append(Text(f"left whole because their removal did not verify: {', '.join(report.given_up)}", "yellow"))
     parts += quality_tables(report.quality, rows)
+    parts += [Text(note, "yellow") for note in report.notes]
     parts += _interface(report.io, rows)
     lossless = bool(report.recipe.get("lossless"))
     parts += _cuts(
@@ -115,9 +116,11 @@ def _heading(text: str) -> Text:
 
 def _costs(before: Cost, after: Cost) -> Table:
     table = _table("", "", "before", "after", "remains")
-    for name, form in (("params", _amount), ("macs", _amount), ("bytes", _bytes)):
+    for name, form in (("params", _amount), ("macs", _amount), ("bytes", _bytes), ("memory", _bytes)):
         old, new = getattr(before, name), getattr(after, name)
-        title = {"macs": "MACs", "params": "parameters", "bytes": "size"}[name]
+        if old is None or new is None:
+            continue
+        title = {"macs": "MACs", "params": "parameters", "bytes": "size", "memory": "peak activations"}[name]
         table.add_row(title, form(old), form(new), f"{new / old:.1%}" if old else "")
     return table
 
@@ -166,6 +169,8 @@ def _facts(report: AnalysisReport) -> Table:
     table.add_row("parameters", _amount(report.cost.params))
     table.add_row("MACs", f"{_amount(report.cost.macs)}, {report.prunable_macs:.1%} in operators that can be cut")
     table.add_row("size", _bytes(report.cost.bytes))
+    if report.cost.memory is not None:
+        table.add_row("peak activations", _bytes(report.cost.memory))
     table.add_row("groups", f"{len(report.groups)} with {report.units:,} units")
     if report.fibres:
         units, choices = sum(f.units for f in report.fibres), sum(f.units * f.blocks for f in report.fibres)
@@ -251,7 +256,8 @@ def _ranges(positions: Sequence[int]) -> str:
 
 
 def _line(cost: Cost) -> str:
-    return f"{_amount(cost.macs)} MACs, {_amount(cost.params)} parameters, {_bytes(cost.bytes)}"
+    peak = "" if cost.memory is None else f", {_bytes(cost.memory)} of activations at the peak"
+    return f"{_amount(cost.macs)} MACs, {_amount(cost.params)} parameters, {_bytes(cost.bytes)}{peak}"
 
 
 def _share(part: float, whole: float) -> str:

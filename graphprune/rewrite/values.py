@@ -37,3 +37,9 @@ def overwrite(value: ir.Value, array: np.ndarray) -> None:
     producer.attributes["value"] = ir.AttrTensor("value", tensor)
     if value.shape is not None:
         value.shape = ir.Shape(array.shape)
+
+
+def stored_value(model: ir.Model, name: str) -> ir.Value:
+    """The stored operand of a name: an initializer, or the output of a Constant."""
+    found = model.graph.initializers.get(name)
+    return found if found is not None else next(v for n in model.graph for v in n.outputs if v.name == name)

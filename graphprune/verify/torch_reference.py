@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, fx
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 
 from graphprune.coupling.box import Box
 from graphprune.coupling.cut import Cut
 from graphprune.graph.model import Node
 from graphprune.graph.torch_program import flat_inputs, unlifted
+from graphprune.graph.torch_slots import given_tensors, put_back
 from graphprune.rewrite.torch_graph import change_node
 from graphprune.rewrite.torch_slices import take
 from graphprune.rules.context import Site
@@ -55,11 +56,11 @@ class MaskedReference(fx.Interpreter):
             return super().run_node(n)
         node = self.neutral[n.name]
         args, kwargs = self.fetch_args_kwargs_from_env(n)
-        given = _given_tensors(n, args, kwargs)
+        given = given_tensors(n, args, kwargs)
         if any(s.mode == "restrict" for s in sites):
             return self._restricted(n, node, given)
         changed = {slot: self._masked(node, given[slot], [s for s in sites if s.slot == slot]) for slot in given}
-        args, kwargs = _put_back(n, args, kwargs, changed)
+        args, kwargs = put_back(n, args, kwargs, changed)
         return n.target(*args, **kwargs)  # type: ignore[operator]
 
     def box(self, name: str, rank: int) -> Box:
@@ -84,7 +85,7 @@ class MaskedReference(fx.Interpreter):
         copy = graph.node_copy(n, lambda old: graph.placeholder(old.name))
         if change is not None:
             change_node(copy, change)
-        args, kwargs = _put_back(copy, *self._settings(n, copy), small)
+        args, kwargs = put_back(copy, *self._settings(n, copy), small)
         made = copy.target(*args, **kwargs)  # type: ignore[operator]
         outputs = made if isinstance(made, tuple | list) else [made]
         wide = [
@@ -99,25 +100,6 @@ class MaskedReference(fx.Interpreter):
         """Arguments of the edited node, with what the original one reads."""
         values = {c: self.env[o] for c, o in zip(copy.all_input_nodes, n.all_input_nodes, strict=True)}
         return fx.map_arg((copy.args, dict(copy.kwargs)), lambda m: values[m])
-
-
-def _given_tensors(n: fx.Node, args: Any, kwargs: Any) -> dict[int, Tensor]:
-    """Tensor arguments by slot: in the order of the schema."""
-    names = [a.name for a in n.target._schema.arguments]  # type: ignore[union-attr]
-    given = [*tree_leaves(args), *tree_leaves([kwargs[k] for k in sorted(kwargs, key=names.index)])]
-    return dict(enumerate(v for v in given if isinstance(v, Tensor)))
-
-
-def _put_back(n: fx.Node, args: Any, kwargs: Any, changed: Mapping[int, Tensor]) -> tuple[Any, Any]:
-    """The arguments with other tensors in their slots."""
-    names = [a.name for a in n.target._schema.arguments]  # type: ignore[union-attr]
-    queue = iter(range(len(changed) + 1))
-
-    def swap(value: Any) -> Any:
-        return changed[next(queue)] if isinstance(value, Tensor) else value
-
-    args = tree_map(swap, args)
-    return args, {k: tree_map(swap, kwargs[k]) for k in sorted(kwargs, key=names.index)}
 
 
 def _kept_mask(box: Box, axis: int, value: Tensor) -> Tensor:

@@ -1,0 +1,211 @@
+"""Optimal brain surgeon on units: what a layer's output loses when inputs leave and the other weights make up for it.
+
+Per layer the loss is quadratic in its weight, with the Gram matrix H of its inputs: removing the inputs B costs
+tr(W_B' (H^-1_BB)^-1 W_B) after the best re-fit of what stays. The units of a group leave one after the other, cheapest
+first over all the layers that read them; after each the inverse and the weights are those without it, so that of two
+inputs that say the same only one is cheap.
+
+Source: Hassibi, Stork, "Second Order Derivatives for Network Pruning: Optimal Brain Surgeon", 1992; Frantar, Alistarh,
+"SparseGPT", 2023 (layer Hessians); Wang et al., "Structurally Prune Anything", 2024 (OBSPA, over coupled channels).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cho_factor, cho_solve
+
+from graphprune.algebra.axis import Ids
+from graphprune.calibration import Calibration, Gram
+from graphprune.calibration.layers import Layer, layers, matrix
+from graphprune.coupling.groups import DependencyGraph, Group
+from graphprune.importance.curve import Curve
+
+Real = NDArray[np.float64]
+Grams = Mapping[tuple[str, int], Gram]
+_DAMPING = 1e-3
+_PICKS = 64  # steps in which a group empties
+_WIDEST = 6144  # inputs of a layer beyond which they count as uncorrelated
+
+
+@dataclass
+class Site:
+    """A layer, or one group of a grouped convolution, as a reader of units.
+
+    Attributes:
+        inverse: Inverse of the damped covariance of its inputs, shape (f, f); its diagonal, (f,), for wide layers.
+        weight: Shape (f, outputs), scaled so that squares are shares of the energy of the layer's output.
+        columns: Per unit its columns, shape (units, b); None for units of other places.
+        units: The units of the rows of ``columns``.
+    """
+
+    inverse: Real
+    weight: Real
+    units: Ids
+    columns: NDArray[np.int64]
+
+    def losses(self, units: Ids) -> Real:
+        """What each unit's removal costs now, shape (units,)."""
+        out = np.zeros(len(units))
+        where = np.searchsorted(self.units, units)
+        held = (where < len(self.units)) & (self.units[np.minimum(where, len(self.units) - 1)] == units)
+        cols = self.columns[where[held]]
+        w = self.weight[cols]
+        if self.inverse.ndim == 1:
+            out[held] = (w**2 / self.inverse[cols][:, :, None]).sum(axis=(1, 2))
+        else:
+            block = self.inverse[cols[:, :, None], cols[:, None, :]]
+            out[held] = np.einsum("ubo,ubo->u", w, np.linalg.solve(block, w))
+        return out
+
+    def remove(self, units: Ids) -> None:
+        """Take units out; the weights of the others make up for them."""
+        where = np.flatnonzero(np.isin(self.units, units))
+        cols = self.columns[where].ravel()
+        if not len(cols):
+            return
+        if self.inverse.ndim == 2:
+            gain = np.linalg.solve(self.inverse[np.ix_(cols, cols)], self.inverse[cols]).T
+            self.weight -= gain @ self.weight[cols]
+            self.inverse -= gain @ self.inverse[cols]
+            self.inverse[cols] = 0.0
+            self.inverse[:, cols] = 0.0
+            self.inverse[cols, cols] = 1.0
+        self.weight[cols] = 0.0
+
+
+def obs(deps: DependencyGraph, calibration: Calibration) -> Real:
+    """What each unit adds to the loss of its group, in the order in which units leave."""
+    out = np.full(deps.state.store.count, np.nan)
+    for curve in obs_curves(deps, read_grams(deps, calibration)):
+        if curve is not None:
+            out[curve.order] = np.diff(curve.loss)
+    return out
+
+
+def read_grams(deps: DependencyGraph, calibration: Calibration) -> Grams:
+    """Gram matrices of all layers that read units, by (node, input slot)."""
+    found = [x for x in layers(deps.source) if not _narrow(deps, x) and _labels(deps, x) is not None]
+    return calibration.grams([(x.name, x.linear.slot) for x in found])
+
+
+def obs_curves(deps: DependencyGraph, grams: Grams) -> list[Curve | None]:
+    """Per group in which order its units leave, and the loss; None for groups that no such layer reads.
+
+    The loss is the sum over the layers that read the group of the share of their output's energy that is lost.
+
+    Args:
+        deps: The dependency graph.
+        grams: What :func:`read_grams` gives for it.
+    """
+    found = {x.name: x for x in layers(deps.source)}
+    readers: dict[int, list[Layer]] = {}
+    owner = np.full(deps.state.store.count, -1)
+    for place, group in enumerate(deps.groups):
+        owner[group.units] = place
+    for name, _ in grams:
+        labels = _labels(deps, found[name])
+        assert labels is not None
+        for place in np.unique(owner[labels[labels > 0]]):
+            readers.setdefault(int(place), []).append(found[name])
+    out: list[Curve | None] = []
+    for place, group in enumerate(deps.groups):
+        sites = [s for x in readers.get(place, ()) for s in _sites(deps, x, group, grams[x.name, x.linear.slot])]
+        out.append(_emptied(group, sites) if sites else None)
+    return out
+
+
+def _narrow(deps: DependencyGraph, layer: Layer) -> bool:
+    """Depthwise layers lose the output with the input: nothing is read there."""
+    shape = deps.source.values[layer.input].shape
+    return shape is None or shape[layer.linear.axis] == layer.linear.groups
+
+
+def _labels(deps: DependencyGraph, layer: Layer) -> Ids | None:
+    axes = deps.types.get(layer.input) or ()
+    axis = axes[layer.linear.axis] if layer.linear.axis < len(axes) else None
+    return axis.units if axis is not None else None
+
+
+def _sites(deps: DependencyGraph, layer: Layer, group: Group, gram: Gram) -> Iterable[Site]:
+    """The layer as sites of a group, one for each group of a grouped convolution that does not leave as a whole."""
+    labels = _labels(deps, layer)
+    assert labels is not None
+    weight = matrix(layer, deps.source.weights[layer.weight].read())
+    covariances = covariance(gram, centred=bool(layer.bias))
+    groups, inputs, _ = weight.shape
+    per = len(labels) // groups
+    taps = inputs // per
+    energy = sum(float(np.einsum("io,ij,jo->", w, h, w)) for w, h in zip(weight, covariances, strict=True))
+    for g, (w, h) in enumerate(zip(weight, covariances, strict=True)):
+        mine = labels[g * per : (g + 1) * per]
+        places = _places(mine, group.units, taps)
+        if places is None or (groups > 1 and len(places[0]) == 1):
+            continue
+        units, columns = places
+        damped = h + _DAMPING * max(float(np.trace(h)) / len(h), 1e-12) * np.eye(len(h))
+        inverse = 1.0 / np.diag(damped) if len(h) > _WIDEST else cho_solve(cho_factor(damped), np.eye(len(h)))
+        yield Site(np.asarray(inverse), w / np.sqrt(max(energy, 1e-30)), units, columns)
+
+
+def covariance(gram: Gram, *, centred: bool) -> Real:
+    """Covariance of a layer's inputs, or their second moments where no bias can make up for a mean; (groups, f, f)."""
+    count = max(gram.count, 1)
+    if not centred:
+        return np.asarray(gram.matrix / count)
+    return np.asarray(gram.matrix / count - gram.sums[:, :, None] * gram.sums[:, None, :] / count**2)
+
+
+def _places(labels: Ids, units: Ids, taps: int) -> tuple[Ids, NDArray[np.int64]] | None:
+    """The units found among labels with the columns of each; units of unequal width are left out."""
+    rows: dict[int, list[int]] = {}
+    for position, column in np.argwhere(np.isin(labels, units)):
+        rows.setdefault(int(labels[position, column]), []).append(int(position))
+    if not rows:
+        return None
+    width = max(map(len, rows.values()))
+    full = sorted(u for u, r in rows.items() if len(r) == width)
+    columns = np.array([rows[u] for u in full])[:, :, None] * taps + np.arange(taps)
+    return np.array(full, np.int32), columns.reshape(len(full), -1)
+
+
+def _emptied(group: Group, sites: Sequence[Site]) -> Curve:
+    """Let the units of a group leave, a few at a time, cheapest first."""
+    left = np.sort(group.units)
+    step = max(1, -(-len(left) // _PICKS))
+    order: list[Ids] = []
+    losses: list[Real] = []
+    while len(left):
+        cost = np.sum([s.losses(left) for s in sites], axis=0)
+        pick = np.argsort(cost, kind="stable")[:step]
+        order.append(left[pick])
+        losses.append(np.maximum(cost[pick], 0.0))
+        for site in sites:
+            site.remove(left[pick])
+        left = np.delete(left, pick)
+    return Curve(np.concatenate(order), np.concatenate([[0.0], np.cumsum(np.concatenate(losses))]))
+
+
+def compensated(weight: Real, mean: Real, moments: Real, rows: Mapping[int, NDArray[np.int64]]) -> tuple[Real, Real]:
+    """The best weight on some inputs alone, and what its output lacks on average.
+
+    Args:
+        weight: Shape (groups, inputs, outputs).
+        mean: Means of the inputs, shape (groups, inputs).
+        moments: Their covariances, shape (groups, inputs, inputs).
+        rows: Per group the inputs that stay.
+
+    Returns:
+        Weights with zeros where inputs left, and (groups, outputs) to add to the bias.
+    """
+    out = np.zeros_like(weight)
+    for g, kept in rows.items():
+        h = moments[g]
+        ridge = _DAMPING * max(float(np.trace(h)) / len(h), 1e-12)
+        damped = h[np.ix_(kept, kept)] + ridge * np.eye(len(kept))
+        right = h[kept] @ weight[g] + ridge * weight[g][kept]
+        out[g][kept] = cho_solve(cho_factor(damped), right)
+    return out, np.einsum("gi,gio->go", mean, weight - out)

@@ -1,0 +1,156 @@
+"""How much the model's output loses when one group alone is cut, to put the curves of all groups on one scale.
+
+Layer errors do not tell how much they matter at the end. So each group is cut alone at a few widths, the layers that
+read it get the best weights for what stays, and the output is compared with the original's; the group's curve is
+bent, as a power of itself, to go through these points.
+
+Source: Xu et al., "Efficient Joint Optimization of Layer-Adaptive Weight Pruning", ICCV 2023 (output distortions of
+single layers add up).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from graphprune.calibration.layers import Layer, layers, matrix, stored
+from graphprune.coupling.cut import Cut
+from graphprune.coupling.groups import DependencyGraph
+from graphprune.graph.model import Array, Graph
+from graphprune.graph.onnx import load
+from graphprune.graph.run import CannotRun, Runner
+from graphprune.importance.curve import Curve
+from graphprune.importance.obs import Grams, compensated, covariance
+from graphprune.recover.error import float_outputs, relative_error
+from graphprune.rewrite.onnx import rewrite
+from graphprune.rewrite.values import overwrite, stored_value
+
+_SHARES = (0.25, 0.5)
+_POWERS = (0.5, 2.0)
+_TINY = 1e-9
+
+
+@dataclass(frozen=True)
+class Point:
+    """A group cut alone.
+
+    Attributes:
+        group: Its name.
+        removed: Units that left.
+        error: Squared error of the outputs relative to their variance.
+    """
+
+    group: str
+    removed: int
+    error: float
+
+
+@dataclass
+class Evidence:
+    """Measures groups one by one.
+
+    Args:
+        deps: The dependency graph.
+        grams: Gram matrices of its layers.
+        feeds: Inputs to compare outputs on.
+    """
+
+    deps: DependencyGraph
+    grams: Grams
+    feeds: Sequence[Mapping[str, Array]]
+
+    def __post_init__(self) -> None:
+        self._layers = {x.name: x for x in layers(self.deps.source)}
+        self._wanted = _outputs(Runner(self.deps.source.source), self.feeds, self.deps.source)
+
+    def measure(self, units: Array) -> float:
+        """Error of the outputs when some units leave and the layers that read them make up for it."""
+        cut = self.deps.cut(np.asarray(units, np.int32))
+        small = load(rewrite(cut))
+        for layer in layers(small):
+            if layer.name in self._layers:
+                self._compensate(cut, small, layer, self._layers[layer.name])
+        try:
+            got = _outputs(Runner(small.source), self.feeds, small)
+        except CannotRun:
+            return np.inf
+        return relative_error(self._wanted, got)
+
+    def _compensate(self, cut: Cut, small: Graph, layer: Layer, full: Layer) -> None:
+        kept = cut.kept(full.input, full.linear.axis)
+        shape = self.deps.source.values[full.input].shape
+        if kept is None or shape is None or (full.name, full.linear.slot) not in self.grams:
+            return
+        weight = matrix(full, self.deps.source.weights[full.weight].read())
+        groups, inputs, _ = weight.shape
+        per = shape[full.linear.axis] // groups
+        taps = inputs // per
+        if len(np.unique(kept // per)) != groups:
+            return  # whole groups of a grouped convolution left
+        gram = self.grams[full.name, full.linear.slot]
+        rows = {g: ((kept[kept // per == g] % per)[:, None] * taps + np.arange(taps)).ravel() for g in range(groups)}
+        mean = gram.sums / max(gram.count, 1)
+        made, bias = compensated(weight, mean, covariance(gram, centred=bool(layer.bias)), rows)
+        box = cut.box(full.weight, len(self.deps.source.weights[full.weight].shape))
+        target = small.weights[layer.weight]
+        whole = stored(full, made, self.deps.source.weights[full.weight].shape)
+        overwrite(stored_value(small.source, target.source), box.take(whole).astype(target.read().dtype))
+        if layer.bias not in ("", "?"):
+            old = small.weights[layer.bias]
+            flat = bias.reshape(-1)
+            stays = cut.kept(full.made, len(self.deps.source.values[full.made].shape or ()) + full.linear.out_axis)
+            flat = flat if stays is None else flat[stays]
+            content = old.read()
+            overwrite(
+                stored_value(small.source, old.source), (content + flat.reshape(content.shape)).astype(content.dtype)
+            )
+
+
+def bent(
+    deps: DependencyGraph,
+    curves: Sequence[Curve],
+    evidence: Evidence,
+    *,
+    shares: Sequence[float] = _SHARES,
+    progress: Callable[[str], None] = lambda _: None,
+) -> tuple[list[Curve], list[Point]]:
+    """Curves in units of output error, and what was measured.
+
+    Args:
+        deps: The dependency graph of the curves.
+        curves: One for each group.
+        evidence: Measures cuts.
+        shares: Shares of a group's units to measure at.
+        progress: Called with the name of each group.
+    """
+    points: list[Point] = []
+    out: list[Curve] = []
+    for place, (group, curve) in enumerate(zip(deps.groups, curves, strict=True)):
+        progress(f"{group.name} {place + 1}/{len(deps.groups)}")
+        counts = sorted({min(max(1, round(s * group.size)), group.size - 1) for s in shares} - {0})
+        mine = [Point(group.name, m, evidence.measure(curve.order[:m])) for m in counts]
+        points += mine
+        out.append(_through(curve, [p for p in mine if np.isfinite(p.error)]))
+    return out, points
+
+
+def _through(curve: Curve, points: Sequence[Point]) -> Curve:
+    """A power of the curve through the points, in the mean of the logarithms."""
+    if not points:
+        return Curve(curve.order, np.full(len(curve.loss), 1e3) * (np.arange(len(curve.loss)) > 0))
+    shape = curve.loss / max(float(curve.loss[-1]), _TINY)
+    floor = np.linspace(0, 1e-3, len(shape))  # a layer that sees no loss says nothing of the others
+    shape = np.maximum(shape, floor)
+    x = np.log([max(float(shape[p.removed]), _TINY) for p in points])
+    y = np.log([max(p.error, _TINY) for p in points])
+    power = float(np.clip((y[-1] - y[0]) / (x[-1] - x[0]), *_POWERS)) if len(x) > 1 and x[-1] > x[0] else 1.0
+    scale = float(np.exp(np.mean(y - power * x)))
+    return Curve(curve.order, np.maximum.accumulate(scale * shape**power))
+
+
+def _outputs(runner: Runner, feeds: Sequence[Mapping[str, Array]], graph: Graph) -> list[list[Array]]:
+    """Per feed the float outputs."""
+    places = float_outputs(graph)
+    return [[np.asarray(made[i]) for i in places] for made in map(runner, feeds)]
