@@ -26,8 +26,10 @@ _FEEDS = 4  # that every set is tried on
 
 
 def perturbation(deps: DependencyGraph, calibration: Calibrated) -> NDArray[np.float64]:
-    """Part of a unit in the divergence from the original's outputs, by ridge regression over random sets."""
+    """Part of a unit in the divergence of the outputs when random sets of units are off, by ridge regression."""
     graph, places = deps.source, masked(deps)
+    if not places.whole.any():
+        return finished(deps, np.zeros(places.count))
     masks_at = Masks(places.wanted, places.labels, places.count)
     runs = gradients_of(graph, (), threads=getattr(calibration, "threads", 0), masks=masks_at)
     rng = np.random.default_rng(calibration.seed)
@@ -54,7 +56,7 @@ def perturbation(deps: DependencyGraph, calibration: Calibrated) -> NDArray[np.f
         )
     scores = np.zeros(places.count)
     samples = sum(together(feed, was) for feed, was in zip(feeds, originals, strict=True))
-    scores[columns] = ridge(off, loss / samples)
+    scores[columns] = np.maximum(ridge(off, loss / samples), 0)
     return finished(deps, scores)
 
 
