@@ -14,6 +14,7 @@ from graphprune.errors import InputError
 from graphprune.graph.model import Graph
 from graphprune.graph.run import CannotRun
 from graphprune.recover.batchnorm import reestimate
+from graphprune.recover.distill import distill
 from graphprune.recover.error import float_outputs, relative_error
 from graphprune.recover.kinds import copied, model_of, runner
 from graphprune.recover.merge import merge
@@ -54,6 +55,7 @@ STEPS: Mapping[str, Step] = {
     "moments": correct_moments,
     "batchnorm": reestimate,
     "refit": refit,
+    "distill": distill,
 }
 """Steps by name."""
 
