@@ -24,9 +24,10 @@ def test_inputs_that_were_never_seen_lose_less_than_by_the_cut_alone(name: str, 
     drawn = [random_feeds(deps.source, 1, seed)[0] for seed in range(24)]
     pruned = rewrite(cut)
     made, report = recover(cut, pruned, drawn, steps)
-    others = []
-    for feed in (random_feeds(deps.source, 1, seed)[0] for seed in range(100, 112)):
-        others.append({n: (0.5 * np.cumsum(a, axis=-1) + 0.3).astype(np.float32) for n, a in feed.items()})
+    others = [
+        {n: (0.5 * np.cumsum(a, axis=-1) + 0.3).astype(np.float32) for n, a in feed.items()}
+        for feed in (random_feeds(deps.source, 1, seed)[0] for seed in range(100, 112))
+    ]
     wanted = run_all(deps.source.source, others)
     plainly, found = (((run_all(load(m).source, others) - wanted) ** 2).sum() for m in (pruned, made))
     assert report.error <= report.cut
