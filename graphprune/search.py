@@ -154,8 +154,9 @@ def search(
     feeds: Sequence[Any],
     samples: int,
     progress: Progress,
+    planner: Planner | None = None,
 ) -> Result:
-    """Plan, rewrite, verify; give up culprits and plan again.
+    """Plan, rewrite, verify; give up culprits and plan again. A planner that is given has read its options already.
 
     Raises:
         InputError: An option is unknown or cannot be read.
@@ -163,7 +164,7 @@ def search(
         NothingToPruneError: No unit can be removed.
         VerificationError: The result could not be proved right.
     """
-    planner, dialect = prepared(deps, options, progress), dialect_of(deps.source)
+    planner, dialect = planner or prepared(deps, options, progress), dialect_of(deps.source)
     deps = planner.deps
     notes = tuple(planner.notes)
     frozen: list[str] = []

@@ -58,10 +58,6 @@ class Choice:
         """The units that are gone at a level."""
         return np.concatenate([c.order[:n] for c, n in zip(self.curves, self.removable[level], strict=True)])
 
-    def nearest(self, wanted: float) -> int:
-        """The level with about this number of units lost over all groups."""
-        return int(np.abs(self.totals - wanted).argmin())
-
 
 def choices(deps: DependencyGraph, curves: Sequence[Curve], constraints: Constraints, allowed: Mask) -> list[Choice]:
     """Everything there is to decide, in the order of the groups; groups without a choice are left out.

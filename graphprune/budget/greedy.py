@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from itertools import permutations
 
 import numpy as np
@@ -20,12 +22,10 @@ _SHARE = 0.25  # of what is too much: what leaves before prices are made anew
 
 def uniform(land: Landscape, base: Levels) -> Levels:
     """The smallest share that, taken of every choice, meets all limits; nothing is filled up afterwards."""
-    tops = [float(c.totals[-1]) for c in land.choices]
-    sizes = [sum(g.size for g in c.groups) for c in land.choices]
+    sizes = land.units_of
 
     def at(share: float) -> Levels:
-        found = [c.nearest(min(share * n, top)) for c, n, top in zip(land.choices, sizes, tops, strict=True)]
-        return np.maximum(np.array(found, np.int64), base)
+        return np.maximum(land.flat.nearest(share * sizes), base)
 
     low, high = 0.0, 1.0
     if land.fits(at(low)):
@@ -49,9 +49,8 @@ def _cut(land: Landscape, base: Levels) -> Levels:
     steps = np.append(np.unique(np.concatenate([s for some in slopes for s in some])), np.inf)
 
     def at(threshold: float) -> Levels:
-        wanted = [sum(int(np.searchsorted(s, threshold)) for s in some) for some in slopes]
-        found = [c.nearest(float(w)) for c, w in zip(land.choices, wanted, strict=True)]
-        return np.maximum(np.array(found, np.int64), base)
+        wanted = [float(sum(int(np.searchsorted(s, threshold)) for s in some)) for some in slopes]
+        return np.maximum(land.flat.nearest(np.array(wanted)), base)
 
     low, high = 0, len(steps) - 1
     while low < high:
@@ -93,7 +92,9 @@ def _traded(land: Landscape, levels: Levels, base: Levels) -> Levels | None:
     return best
 
 
-def give_back(land: Landscape, levels: Levels, base: Levels, worth: Reals | None = None) -> Levels:
+def give_back(
+    land: Landscape, levels: Levels, base: Levels, worth: Reals | None = None, *, deadline: float = math.inf
+) -> Levels:
     """Restore steps while the limits hold, those worth most first.
 
     Args:
@@ -102,9 +103,10 @@ def give_back(land: Landscape, levels: Levels, base: Levels, worth: Reals | None
         base: Levels that are not gone below.
         worth: What the units of the last step are worth, for every entry; None for what a step gives back in
             proportion to what it uses.
+        deadline: When to stop, on the clock of ``time.monotonic``.
     """
     levels, flat = levels.copy(), land.flat
-    while worth is None or land.shared(levels) < 1 - _CLOSE:
+    while time.monotonic() <= deadline and (worth is None or land.shared(levels) < 1 - _CLOSE):
         some = np.flatnonzero(levels > base)
         slopes = land.slopes(levels)
         more = csc_array(slopes.change[:, flat.at(levels)[some] - 1])
@@ -158,21 +160,24 @@ def _as_many(land: Landscape, levels: Levels, order: Numbers, number: int) -> Le
     return None
 
 
-def priced(land: Landscape, base: Levels) -> Levels:
+def priced(land: Landscape, base: Levels, deadline: float = math.inf) -> Levels:
     """Take away what costs least in proportion to what it saves, some of it at a time, then fill up to the limits."""
-    return give_back(land, met(land, base, share=_SHARE), base)
+    return give_back(land, met(land, base, _SHARE, deadline), base, deadline=deadline)
 
 
-def met(land: Landscape, levels: Levels, share: float = 1.0) -> Levels:
+def met(land: Landscape, levels: Levels, share: float = 1.0, deadline: float = math.inf) -> Levels:
     """Take away what costs least in proportion to what it saves, until all limits hold or nothing is left.
 
     Args:
         land: Costs.
         levels: Where to begin.
         share: How much of what is too much is to leave before costs are looked at again.
+        deadline: When to stop and take all away that can be, on the clock of ``time.monotonic``.
     """
     levels, flat = levels.copy(), land.flat
     while not land.fits(levels):
+        if time.monotonic() > deadline:
+            return land.floor
         slopes = land.slopes(levels)
         excess = np.maximum(slopes.now - 1, 0.0)
         over = excess > 0

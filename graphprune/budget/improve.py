@@ -73,7 +73,7 @@ def _trials(
         solved = problem.integer(relaxed.price) if whole else relaxed.levels
         if solved is None or np.array_equal(solved, at):
             return
-        yield give_back(land, met(land, solved), base)
+        yield give_back(land, met(land, solved, deadline=deadline), base, deadline=deadline)
         told = slopes.now + np.asarray(slopes.change[:, flat.at(solved)].sum(axis=1))
         missed = land.sums(solved) - told
 

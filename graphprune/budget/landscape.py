@@ -32,12 +32,14 @@ class Flat:
         start: Where the levels of each choice begin, one entry more than there are choices.
         of: Choice of every entry.
         loss: Loss of every entry.
+        totals: Units lost at every entry, over all groups of its choice.
     """
 
     sizes: Numbers
     start: Numbers
     of: Numbers
     loss: Reals
+    totals: Reals
 
     @classmethod
     def of_choices(cls, choices: Sequence[Choice]) -> Flat:
@@ -45,11 +47,16 @@ class Flat:
         sizes = np.array([len(c.removable) for c in choices], np.intp)
         start = np.concatenate([[0], np.cumsum(sizes)]).astype(np.intp)
         loss = np.concatenate([c.loss for c in choices]) if choices else np.zeros(0)
-        return cls(sizes, start, np.repeat(np.arange(len(choices)), sizes), loss)
+        totals = np.concatenate([c.totals.astype(np.float64) for c in choices]) if choices else np.zeros(0)
+        return cls(sizes, start, np.repeat(np.arange(len(choices)), sizes), loss, totals)
 
     def at(self, levels: Levels) -> Numbers:
         """The entry of every choice's level."""
         return self.start[:-1] + levels
+
+    def nearest(self, wanted: Reals) -> Levels:
+        """For every choice the level with about the number of units lost that is wanted of it."""
+        return self.lowest(np.abs(self.totals - wanted[self.of]))
 
     def lowest(self, values: Reals) -> Levels:
         """For every choice the level with the lowest value, the first of equals."""
@@ -81,6 +88,7 @@ class Landscape:
         choices: What there is to decide.
         flat: Their levels in one row.
         limits: Upper limits by name of a measure.
+        units_of: Units of the groups of each choice.
         leaves: When each unit leaves, as a share of the levels of its choice; infinite if it never does.
     """
 
@@ -88,6 +96,7 @@ class Landscape:
         self.choices = choices
         self.flat = Flat.of_choices(choices)
         self.limits = dict(limits)
+        self.units_of = np.array([sum(g.size for g in c.groups) for c in choices], np.float64)
         self._count = count
         of, level = _leaving(choices, count)
         self.leaves = np.where(of >= 0, level / np.append(self.flat.sizes, 1.0)[of], np.inf)

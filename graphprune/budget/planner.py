@@ -200,6 +200,12 @@ class Planner:
             )
         return units
 
+    def removed(self, plan: Plan) -> Ids:
+        """The units that a plan of this planner removes."""
+        gone = {g.name: list(g.removed) for g in plan.groups}
+        parts = [g.units[gone[g.name]] for g in self.deps.groups if g.name in gone]
+        return np.concatenate(parts) if parts else np.zeros(0, np.int32)
+
     def write(self, units: Ids) -> Plan:
         """The plan that removes these units."""
         after = self.cost.costs(self.deps.cut(units).removed)

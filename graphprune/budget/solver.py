@@ -93,9 +93,10 @@ def _allocated(land: Landscape, base: Levels, allocation: str, deadline: float) 
         return base
     if allocation != "solver":
         return (uniform if allocation == "uniform" else ranked)(land, base)
-    if np.prod(land.flat.sizes, dtype=np.float64) <= _FEW:
+    if np.log(land.flat.sizes).sum() <= np.log(_FEW):
         return best_of_all(land, base)
-    start = min((method(land, base) for method in (ranked, uniform, priced)), key=land.loss)
+    starts = ranked(land, base), uniform(land, base), priced(land, base, deadline)
+    start = min(starts, key=land.loss)
     return improved(land, start, base, deadline=deadline)
 
 
@@ -104,7 +105,8 @@ def _base(found: Sequence[Choice], ratio: float | None, gone: Mask | None) -> Le
     out = np.zeros(len(found), np.int64)
     for v, choice in enumerate(found):
         if ratio is not None:
-            out[v] = choice.nearest(ratio * sum(g.size for g in choice.groups))
+            wanted = ratio * sum(g.size for g in choice.groups)
+            out[v] = int(np.abs(choice.totals - wanted).argmin())
         if gone is not None:
             counts = np.array([gone[g.units].sum() for g in choice.groups])
             enough = np.flatnonzero((choice.removable >= counts).all(axis=1))
