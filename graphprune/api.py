@@ -9,79 +9,30 @@ from typing import Any
 
 import onnx_ir as ir
 
-from graphprune.api_torch import carried_out_inplace, check_destination, is_torch, slice_optimizer, trace, traced_module
-from graphprune.budget.planner import Planner
+from graphprune.api_read import analyze, graph_of, load
+from graphprune.api_torch import carried_out_inplace, check_destination, slice_optimizer, trace, traced_module
 from graphprune.budget.targets import Amount
 from graphprune.calibration import Calibration
 from graphprune.checkpoints import apply_plan, as_plan, save_module
 from graphprune.coupling.groups import DependencyGraph
-from graphprune.coupling.groups import analyze as _analyze
 from graphprune.data import Samples, given_samples
 from graphprune.dialect import dialect_of
 from graphprune.errors import InputError
 from graphprune.graph.checks import refuse_nan
 from graphprune.graph.model import Graph
 from graphprune.graph.onnx import Source
-from graphprune.graph.onnx import load as _load
 from graphprune.importance.base import Criterion
 from graphprune.plan import Plan, is_lossless
+from graphprune.recover.steps import step_names
 from graphprune.rewrite.checkpoint import is_checkpoint
 from graphprune.rewrite.files import check_output
 from graphprune.rewrite.files import save as _save
 from graphprune.rewrite.shards import INDEX
-from graphprune.rules import has_rule
-from graphprune.search import Progress, Result, fitted, folded_cut, replay, search
+from graphprune.search import Progress, Result, fitted, folded_cut, prepared, recovered, replay, search
 from graphprune.verify.compare import Verdict
 from graphprune.verify.metric import Judge, Metric
 
 __all__ = ["Result", "analyze", "apply", "load", "plan", "prune", "save", "slice_optimizer", "trace", "verify"]
-
-
-def load(source: Source, *, input_shapes: Mapping[str, tuple[int, ...]] | None = None) -> Graph:
-    """Read a model into a neutral graph.
-
-    Args:
-        source: Path of an ONNX file, a ModelProto, or an ``onnx_ir.Model``. It is never changed.
-        input_shapes: Sizes to use for inputs with dynamic axes, by input name.
-
-    Returns:
-        The graph; ``graph.source`` is the ``onnx_ir.Model``, with local functions and operators that have no rule
-        but a function body written out.
-
-    Raises:
-        InputError: The file cannot be read, is not a valid model, or cannot run at any size tried.
-    """
-    return _load(source, input_shapes=input_shapes, ruled=has_rule)
-
-
-def _graph(
-    source: Source | Graph, input_shapes: Mapping[str, tuple[int, ...]] | None = None, example_inputs: Any = None
-) -> Graph:
-    if isinstance(source, Graph):
-        return source
-    if is_torch(source):
-        return trace(source, () if example_inputs is None else example_inputs)
-    return load(source, input_shapes=input_shapes)
-
-
-def analyze(
-    source: Source | Graph | DependencyGraph, *, example_inputs: Any = None, allow_io: Sequence[str] = ()
-) -> DependencyGraph:
-    """Find the coupled channels of a model.
-
-    Args:
-        source: Path, ModelProto, ``onnx_ir.Model``, PyTorch module, exported program, or a loaded or traced graph; a
-            dependency graph is returned as it is.
-        example_inputs: What a module takes: a tensor, a tuple, or a dictionary by keyword.
-        allow_io: Patterns of graph inputs and outputs whose axes may shrink, such as KV caches.
-
-    Returns:
-        The dependency graph: ``groups``, ``blocked``, ``explain(name)`` and ``graph`` (networkx).
-
-    Raises:
-        InputError: The model cannot be read, or a pattern matches nothing.
-    """
-    return source if isinstance(source, DependencyGraph) else _analyze(_graph(source, None, example_inputs), allow_io)
 
 
 def plan(
@@ -93,7 +44,7 @@ def plan(
     size: Amount | None = None,
     memory: Amount | None = None,
     ratio: Amount | None = None,
-    criterion: str | Criterion = "l2",
+    criterion: str | Criterion = "auto",
     aggregate: str = "sum",
     normalise: str = "auto",
     data: Any = None,
@@ -106,6 +57,9 @@ def plan(
     only: Sequence[str] = (),
     allow_io: Sequence[str] = (),
     shared_offsets: bool = False,
+    width: Sequence[str] = (),
+    equal: Sequence[str] = (),
+    allocation: str = "auto",
 ) -> Plan:
     """Decide what to remove.
 
@@ -133,9 +87,14 @@ def plan(
         allow_io: Patterns of graph inputs and outputs that may shrink; a dependency graph was made with its own.
         shared_offsets: Remove the same offsets from every convolution group, head or norm group, even where each
             could keep its own.
+        width: How many units groups keep, "PATTERN=16:48", "PATTERN=16:" or "PATTERN=32"; the pattern matches names
+            of groups, or is "kind:heads".
+        equal: Patterns whose groups keep the same width; with brackets, one class for each text captured.
+        allocation: "solver" loses least under all limits, "global" ranks all units, "uniform" takes the same share of
+            every group; "auto" is the solver where losses were measured, else the ranking.
 
     Raises:
-        InputError: An option cannot be read or a pattern matches nothing.
+        InputError: An option cannot be read or a pattern matches nothing, or constraints contradict each other.
         InfeasibleError: The limits cannot be met.
         NothingToPruneError: No unit can be removed.
     """
@@ -159,9 +118,12 @@ def plan(
         "ignore": tuple(ignore),
         "only": tuple(only),
         "shared_offsets": shared_offsets,
+        "width": tuple(width),
+        "equal": tuple(equal),
+        "allocation": allocation,
     }
     options |= {k: v for k, v in {"align": align, "max_ratio": max_ratio}.items() if v is not None}
-    return Planner.from_options(deps, options).plan()
+    return prepared(deps, options).plan()
 
 
 def apply(source: Any, plan: Any, output: str | Path | None = None, *, example_inputs: Any = None) -> Any:
@@ -187,7 +149,9 @@ def apply(source: Any, plan: Any, output: str | Path | None = None, *, example_i
     if output is not None:
         raise InputError("a model is returned, not written: leave out the output and use save")
     ready = as_plan(plan)
-    deps, ready = fitted(source if isinstance(source, DependencyGraph) else _graph(source, None, example_inputs), ready)
+    deps, ready = fitted(
+        source if isinstance(source, DependencyGraph) else graph_of(source, None, example_inputs), ready
+    )
     dialect = dialect_of(deps.source)
     model = dialect.rewrite(folded_cut(deps, ready))
     dialect.stamp(model, ready, verified=False)
@@ -238,8 +202,8 @@ def verify(
         InputError: A model or the plan cannot be read, or they do not fit each other.
     """
     ready = plan if isinstance(plan, Plan) else Plan.read(plan)
-    deps, ready = fitted(_graph(source, None, example_inputs), ready)
-    model = pruned if traced_module(deps.source) is not None else _graph(pruned).source
+    deps, ready = fitted(graph_of(source, None, example_inputs), ready)
+    model = pruned if traced_module(deps.source) is not None else graph_of(pruned).source
     cut = folded_cut(deps, ready)
     return dialect_of(deps.source).verify(
         cut, model, feeds=feeds, samples=samples, seed=seed, lossless=is_lossless(ready)
@@ -256,6 +220,7 @@ def prune(
     data: Any = None,
     samples: int | None = None,
     preprocess: Mapping[str, Any] | None = None,
+    recover: str | Sequence[str] = "auto",
     metric: Metric | str | None = None,
     feeds: Sequence[Any] = (),
     progress: Progress = lambda _: None,
@@ -276,6 +241,7 @@ def prune(
         data: Samples from any source of :func:`graphprune.samples`, for verification and agreement with the original.
         samples: How many of them to take (1024).
         preprocess: How images become inputs.
+        recover: What is done for the accuracy once the cut is proved: "auto", "none", or steps such as "refit".
         metric: A measure of one's own: a function of ``run(feed) -> outputs``, for a module of the module itself.
         feeds: Inputs for verification beside random ones and the data.
         progress: Called with the name of each step.
@@ -296,8 +262,9 @@ def prune(
     if output is not None:
         check_output(Path(output), *([Path(source)] if isinstance(source, str | Path) else []))
     progress("load")
-    graph = _graph(source, input_shapes, example_inputs)
+    graph = graph_of(source, input_shapes, example_inputs)
     check_destination(graph, output, inplace=inplace)
+    step_names(recover)
     refuse_nan(graph)
     given = given_samples(data, graph, samples, options.get("seed", 0), preprocess)
     judge = Judge(graph, given if check else None, metric)
@@ -307,6 +274,7 @@ def prune(
         result = replay(*fitted(graph, from_plan), check, feeds, 1, progress)
     else:
         result = search(analyze(graph, allow_io=allow_io), {**options, "data": given}, check, feeds, 1, progress)
+    result = recovered(result, given, recover, progress, seed=options.get("seed", 0))
     progress("measure")
     result = replace(result, quality=judge(result.deps, result.plan, result.model))
     if inplace:

@@ -49,11 +49,13 @@ def translated(deps: DependencyGraph, plan: Plan) -> Plan:
         InputError: A cut cannot be told from what the two forms have in common, or does not fit the couplings here.
     """
     weights = deps.source.weights
-    if all(n in weights and weights[n].shape == plan.shapes.get(n, weights[n].shape) for n in plan.weights):
+    here = all(n in weights and weights[n].shape == plan.shapes.get(n, weights[n].shape) for n in plan.weights)
+    alike = plan.shapes.keys() == {n for n, w in weights.items() if w.shape}
+    if here and (alike or not plan.shapes or plan.blocks or is_lossless(plan)):
         return plan
     model = deps.source.name
-    if not plan.shapes or is_lossless(plan):
-        missing = next(n for n in plan.weights if n not in weights)
+    missing = next((n for n in plan.weights if n not in weights and (is_lossless(plan) or n not in plan.shapes)), None)
+    if missing is not None:
         raise InputError(f"{model}: the plan cuts weight {missing}, which this model does not have")
     if plan.blocks:
         raise InputError(
@@ -86,6 +88,7 @@ def _known(deps: DependencyGraph, plan: Plan) -> tuple[dict[str, Rows], set[str]
         theirs.setdefault(entry.path, []).append(entry)
     tied = getattr(deps.source.source, "tied", {})
     shapes = {n: w.shape for n, w in deps.source.weights.items()}
+    unread = {(name, axis): set(lines) for name, axis, lines in deps.source.unread}
     known: dict[str, Rows] = {}
     found: set[str] = set()
     for mine in _entries(shapes, tied, renamed(deps.source)):
@@ -94,7 +97,8 @@ def _known(deps: DependencyGraph, plan: Plan) -> tuple[dict[str, Rows], set[str]
         told = [{a: tuple(_listed(plan, plan.tied.get(n, n), b)) for a, b in axes.items()} for n, axes in pairs]
         if not told or any(rows != told[0] for rows in told):
             continue  # nothing is said of it, or it may be one of several that lose other channels
-        if known.setdefault(real, told[0]) != told[0]:
+        rows = {a: () if unread.get((real, a), set()).issuperset(listed) else listed for a, listed in told[0].items()}
+        if known.setdefault(real, rows) != rows:
             raise InputError(f"{deps.source.name}: the plan cuts two weights that are one here, {real}, differently")
         found.update(plan.tied.get(name, name) for name, _ in pairs)
     return known, found
@@ -173,10 +177,12 @@ def _units(deps: DependencyGraph, known: Mapping[str, Rows]) -> Ids:
 
 def _check_covered(deps: DependencyGraph, plan: Plan, found: set[str]) -> None:
     """Refuse a plan with a group whose weight is not known here: what leaves there cannot be told."""
-    for group in plan.groups:
-        name = group.name.rpartition("[")[0]
-        if name not in found:
-            raise InputError(
-                f"{deps.source.name}: the plan cuts weight {name}, and nothing here can be told to be that weight:"
-                " it was renamed, folded into another one, or may be any of several"
-            )
+    if all(group.name.rpartition("[")[0] in found for group in plan.groups):
+        return
+    name = next(n for n in plan.weights if n not in found)
+    here = deps.source.weights.get(name)
+    missing = "which this model does not have" if here is None else f"which has sizes {list(here.shape)} here"
+    raise InputError(
+        f"{deps.source.name}: the plan cuts weight {name}, {missing}, and no other can be told to be it: it was"
+        " renamed, folded into another one, or may be any of several"
+    )

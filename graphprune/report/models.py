@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 import graphprune
 from graphprune.report.quality import QualityReport
+from graphprune.report.recovery import RecoveryReport
 
 
 class _Value(BaseModel):
@@ -175,6 +176,7 @@ class PruneReport(_Value):
         blocked: What could not be cut, largest first.
         io: Axes of graph inputs and outputs that shrank.
         quality: Metric and agreement with the original, None where neither was measured.
+        recovery: What was done for the accuracy once the cut was proved, None when nothing was.
     """
 
     graphprune: str = graphprune.__version__
@@ -192,6 +194,21 @@ class PruneReport(_Value):
     blocked: tuple[BlockedAxis, ...]
     io: tuple[IoCut, ...] = ()
     quality: QualityReport | None = None
+    recovery: RecoveryReport | None = None
+
+
+class FamilyReport(_Value):
+    """What ``prune`` reports of several targets.
+
+    Attributes:
+        graphprune: Version of this package.
+        model: The original.
+        members: The report of every member, in the order of the targets.
+    """
+
+    graphprune: str = graphprune.__version__
+    model: str
+    members: tuple[PruneReport, ...]
 
 
 class FieldChange(_Value):

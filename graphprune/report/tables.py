@@ -17,6 +17,7 @@ from graphprune.report.models import (
     Check,
     CheckpointReport,
     Cost,
+    FamilyReport,
     FieldChange,
     GroupCut,
     GroupInfo,
@@ -26,6 +27,7 @@ from graphprune.report.models import (
 )
 from graphprune.report.profile import NodeCost, NodeTime, ProfileReport
 from graphprune.report.quality import quality_tables
+from graphprune.report.recovery import recovery_table
 
 _ROWS = 8
 _T = TypeVar("_T")
@@ -52,6 +54,7 @@ def _prune(report: PruneReport, rows: int | None = _ROWS) -> RenderableType:
         parts.append(Text(f"{report.folded:,} constants of removed channels folded into the layers that read them"))
     if report.given_up:
         parts.append(Text(f"left whole because their removal did not verify: {', '.join(report.given_up)}", "yellow"))
+    parts += recovery_table(report.recovery, rows)
     parts += quality_tables(report.quality, rows)
     parts += [Text(note, "yellow") for note in report.notes]
     parts += _interface(report.io, rows)
@@ -61,6 +64,11 @@ def _prune(report: PruneReport, rows: int | None = _ROWS) -> RenderableType:
     )
     parts += _blocked(report.blocked, rows)
     return Group(*parts)
+
+
+@render.register
+def _family(report: FamilyReport, rows: int | None = _ROWS) -> RenderableType:
+    return Group(*(render(member, min(rows, 2) if rows is not None else None) for member in report.members))
 
 
 @render.register
