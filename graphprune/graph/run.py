@@ -62,7 +62,7 @@ class Runner:
         try:
             for library in libraries():
                 options.register_custom_ops_library(library)
-            with nullcontext(b"") if kernels else _loadable(model) as source:
+            with nullcontext(b"") if kernels else loadable(model) as source:
                 self.session: Any = (
                     _reference(model, kernels)
                     if kernels
@@ -118,7 +118,7 @@ def _missing(model: ir.Model, error: str) -> str:
 
 
 @contextmanager
-def _loadable(model: ir.Model) -> Iterator[bytes | str]:
+def loadable(model: ir.Model) -> Iterator[bytes | str]:
     """The model as onnxruntime takes it: in memory, or as a temporary file where it is large."""
     if weight_bytes(model) < _IN_MEMORY and not _has_external(model):
         yield bytes(ir.to_proto(model).SerializeToString())
