@@ -8,7 +8,7 @@ that are no multiple of 16, 8 or 4 (a kernel that cannot take them at all gives 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -96,7 +96,7 @@ class Staircase:
         if found is None:
             raise ValueError(f"no samples at the full widths {tuple(sizes)}")
         knots, grid = found
-        values = np.array([known[p] for p in grid]).reshape([len(k) for k in knots])
+        values = falling(np.array([known[p] for p in grid]).reshape([len(k) for k in knots]))
         inside = set(grid)
         beside = [p for p in known if p not in inside and sum(w != n for w, n in zip(p, sizes, strict=True)) == 1]
         treads, penalties = [1] * len(sizes), np.ones((len(sizes), len(CLASSES)))
@@ -108,8 +108,25 @@ class Staircase:
         return cls(tuple(np.array(k, np.float64) for k in knots), values, tuple(treads), penalties)
 
 
+def falling(values: Reals) -> Reals:
+    """Times on a grid, none above that of a wider one: if it is, something came between when it was taken."""
+    for axis in range(values.ndim):
+        values = np.flip(np.minimum.accumulate(np.flip(values, axis), axis), axis)
+    return values
+
+
+def disturbed(sizes: Sequence[int], known: Mapping[tuple[int, ...], float]) -> float:
+    """By how much samples contradict each other: the largest share by which a narrower one takes longer, from 0."""
+    found = _grid(sizes, known)
+    if found is None:
+        return 0.0
+    knots, grid = found
+    values = np.array([known[p] for p in grid]).reshape([len(k) for k in knots])
+    return float((values / np.maximum(falling(values), 1e-9) - 1.0).max(initial=0.0))
+
+
 def _grid(
-    sizes: Sequence[int], known: dict[tuple[int, ...], float]
+    sizes: Sequence[int], known: Mapping[tuple[int, ...], float]
 ) -> tuple[list[list[int]], list[tuple[int, ...]]] | None:
     """The largest full grid among the samples whose widths are favoured."""
     shares = _SHARES if len(sizes) == 1 else _COARSE

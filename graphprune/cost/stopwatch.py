@@ -136,11 +136,11 @@ class SessionStopwatch:
             raise ValueError("the runtime dropped a node")
         seconds = {w: sum(t.seconds for t in mine) for w, mine in zip(at, found, strict=True)}
         blocked = {w: any("_nchwc" in t.name for t in mine) for w, mine in zip(at, found, strict=True)}
-        if any(blocked.values()):  # whoever leaves the blocked layout pays for the way out and back
+        if any(blocked.values()):  # whoever leaves the blocked layout pays for the way out and back, by half: others leave as well
             rate = _reorder_rate(times)
             for w in at:
                 if not blocked[w]:
-                    seconds[w] += rate * _moved(shape, w)
+                    seconds[w] += 0.5 * rate * _moved(shape, w)
         return seconds
 
 

@@ -25,7 +25,7 @@ CPU = "CPUExecutionProvider"
 _PAIRED_SECONDS = 6.0
 _PAIRED_ROUNDS = (15, 400)
 _WARM = 3
-_UNDISTURBED = 0.2  # quantile of a node's times that stands for it: what disturbs a run only ever makes it longer
+_UNDISTURBED = 2  # shortest times whose mean stands for all: what disturbs a run only ever makes it longer
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +188,7 @@ def _shapes(listed: Sequence[Mapping[str, Sequence[int]]]) -> tuple[tuple[int, .
 
 def undisturbed(times: Sequence[float]) -> float:
     """What a repeated run takes when nothing comes between."""
-    return float(np.quantile(np.asarray(times), _UNDISTURBED))
+    return float(np.sort(np.asarray(times))[:_UNDISTURBED].mean())
 
 
 @dataclass(frozen=True)
