@@ -20,7 +20,7 @@ from graphprune.report.models import AnalysisReport, CheckpointReport, FieldChan
 from graphprune.report.profile import ProfileReport
 from graphprune.report.profile import profile as _profile
 from graphprune.report.quality import measured
-from graphprune.report.summary import analysis, blocked_axes, checked, cost, disk_bytes, group_cuts, io_cuts
+from graphprune.report.summary import analysis, blocked_axes, checked, cost, disk_bytes, group_cuts, io_cuts, timed
 from graphprune.rewrite.checkpoint import is_checkpoint, shrink
 from graphprune.rewrite.files import check_output, save, staged
 
@@ -199,6 +199,7 @@ def _written(verb: str, model: Path, output: Path, result: api.Result, folder: P
         quality=measured(result.quality),
         given_up=result.frozen,
         notes=result.notes,
+        latency=timed(result.timing),
         groups=group_cuts(result.deps, result.plan),
         blocked=blocked_axes(result.deps),
         io=io_cuts(result.deps.source, result.plan),

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from graphprune.algebra.axis import Ids
+from graphprune.budget.pace import Timing
 from graphprune.budget.planner import Planner
 from graphprune.budget.translate import translated
 from graphprune.cost.model import CostModel, Costs
@@ -43,6 +44,7 @@ class Result:
         folded: Constants of removed channels that the layers reading them took over.
         quality: The user's metric and agreement with the original; None where nothing was measured.
         notes: What else to know, such as groups that the criterion could not judge.
+        timing: What became of a latency target; None without one.
     """
 
     model: Any
@@ -55,6 +57,7 @@ class Result:
     folded: int = 0
     quality: Quality | None = None
     notes: tuple[str, ...] = ()
+    timing: Timing | None = None
 
 
 def fitted(source: Graph | DependencyGraph, ready: Plan) -> tuple[DependencyGraph, Plan]:
@@ -121,7 +124,6 @@ def search(
     """
     planner, dialect = Planner.from_options(deps, options), dialect_of(deps.source)
     deps = planner.deps
-    notes = tuple(planner.notes)
     frozen: list[str] = []
     verdict: Verdict | None = None
     for _ in range(_ROUNDS):
@@ -136,7 +138,7 @@ def search(
         ready, cut, model = _rewritten(planner, dialect, units, progress, check=check)
         after = planner.cost.costs(cut.removed)
         if not check:
-            return Result(model, ready, deps, planner.dense, after, None, folded=cut.folded, notes=notes)
+            return Result(model, ready, deps, planner.dense, after, None, folded=cut.folded, **_told(planner))
         progress("verify")
 
         def passes(part: Cut, model: Any = None) -> Verdict:
@@ -146,7 +148,8 @@ def search(
 
         verdict = passes(cut, model)
         if verdict.passed:
-            return Result(model, ready, deps, planner.dense, after, verdict, tuple(frozen), cut.folded, notes=notes)
+            found = model, ready, deps, planner.dense, after, verdict, tuple(frozen), cut.folded
+            return Result(*found, **_told(planner))
         progress("bisect")
         bad = culprits(deps, cut, lambda c: passes(c).passed)
         if not bad or len(bad) == len(ready.groups):
@@ -160,6 +163,17 @@ def search(
     )
 
 
+def _told(planner: Planner) -> dict[str, Any]:
+    """What a planner has to say beside its plan."""
+    timing = planner.pace.timing if planner.pace is not None else None
+    notes = list(planner.notes)
+    if timing is not None and timing.measured is not None and not timing.met:
+        notes.append(
+            f"latency: no widths were found nearer to {timing.share:.1%} than those measured at {timing.measured:.1%}"
+        )
+    return {"notes": tuple(notes), "timing": timing}
+
+
 def _rewritten(
     planner: Planner, dialect: Dialect, units: Ids, progress: Progress, *, check: bool
 ) -> tuple[Plan, Cut, Any]:
@@ -171,6 +185,8 @@ def _rewritten(
         ready = planner.write(units)
         dialect.stamp(model, ready, verified=check)
         if not planner.tighten(partial(dialect.file_bytes, model)):
-            break
+            progress("measure")
+            if planner.timed(model, cut.removed):
+                break
         units = planner.units()
     return ready, cut, model

@@ -10,11 +10,14 @@ import numpy as np
 
 from graphprune.algebra.axis import Ids
 from graphprune.budget.lossless import dead_units, lossless_units
+from graphprune.budget.pace import AUTO, TIMING, Pace, recorded, setting_of
 from graphprune.budget.record import make_plan
 from graphprune.budget.selection import allowed_units
 from graphprune.budget.solver import solve
-from graphprune.budget.targets import Constraints, Targets
+from graphprune.budget.targets import Amount, Constraints, Targets
 from graphprune.calibration import Calibration
+from graphprune.cost.alignment import favoured_alignment
+from graphprune.cost.latency import NAME as LATENCY
 from graphprune.cost.model import CostModel
 from graphprune.coupling.cut import Cut, Mask
 from graphprune.coupling.fibres import fibred
@@ -41,6 +44,7 @@ class Planner:
         calibration: Calibration | None = None,
         aggregate: str = "sum",
         normalise: str = "auto",
+        timing: Mapping[str, Any] | None = None,
     ) -> None:
         self.deps = deps
         self.lossless = lossless
@@ -56,11 +60,12 @@ class Planner:
         self.limits = {} if lossless else targets.limits(self.dense, deps.source.file_bytes)
         self.size_limit = targets.size_limit(deps.source.file_bytes)
         self.ratio = targets.removed_share()
+        self.notes: list[str] = []
+        self.pace = None if lossless or targets.latency is None else self._paced(targets.latency, timing or {})
         if not any(self.allowed[g.units].any() for g in deps.groups):
             raise NothingToPruneError(_why_nothing(deps))
         shared = fibred(deps, ())
         self.folding = Folding(shared)
-        self.notes: list[str] = []
         known: dict[str, Any] = {"calibration": calibration, "aggregate": aggregate}
         self.deps = shared if lossless or constraints.shared_offsets else ranked(deps, criterion, seed, **known)
         self.scores = np.zeros(0)
@@ -71,7 +76,7 @@ class Planner:
         asked = {"lossless": True} if lossless else {**given, "criterion": name, "seed": seed}
         combined = {"aggregate": aggregate} if aggregate != "sum" else {}
         combined |= {"normalise": normalise} if normalise != "auto" else {}
-        self.recipe = {**asked, **combined, **asdict(constraints)}
+        self.recipe = {**asked, **combined, **asdict(constraints), **recorded(timing or {})}
         if deps.allow_io:
             self.recipe["allow_io"] = deps.allow_io
 
@@ -85,17 +90,41 @@ class Planner:
         rest: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
         targets = Targets(**{f.name: rest.pop(f.name, None) for f in fields(Targets)})
         criterion, seed = rest.pop("criterion", "l2"), rest.pop("seed", 0)
-        scoring = {k: rest.pop(k) for k in ("aggregate", "normalise") if k in rest}
+        scoring: dict[str, Any] = {k: rest.pop(k) for k in ("aggregate", "normalise") if k in rest}
         data = rest.pop("data", None)
         calibration = data if data is None or isinstance(data, Calibration) else Calibration(deps, data, seed=seed)
         lossless = bool(rest.pop("lossless", False))
+        timing = {k: rest.pop(k) for k in TIMING if rest.get(k) is not None}
+        if timing and targets.latency is None and rest.get("align") != AUTO:
+            raise InputError(f"--{next(iter(timing)).replace('_', '-')} belongs to --latency, which is not given")
+        if targets.latency is not None and "latency_table" not in timing and not lossless:
+            rest = {"align": AUTO, **rest}
+        if rest.get("align") == AUTO:
+            rest["align"] = favoured_alignment(setting_of(timing))
         if lossless:  # nothing speaks against the last dead channel
             rest = {"align": 1, "max_ratio": 1.0, **rest}
+        rest = {k: v for k, v in rest.items() if k not in TIMING}
         unknown = set(rest) - {f.name for f in fields(Constraints)}
         if unknown:
             raise InputError(f"unknown option {', '.join(sorted(unknown))}")
         constraints = Constraints(**rest)
-        return cls(deps, targets, constraints, criterion, seed, lossless=lossless, calibration=calibration, **scoring)
+        more: dict[str, Any] = {"lossless": lossless, "calibration": calibration, "timing": timing, **scoring}
+        return cls(deps, targets, constraints, criterion, seed, **more)
+
+    def _paced(self, amount: Amount, timing: Mapping[str, Any]) -> Pace:
+        """The latency target, its limit among the others."""
+        pace = Pace(
+            self.deps, self.cost, amount, setting_of(timing), table=timing.get("latency_table"), note=self.notes.append
+        )
+        self.limits[LATENCY] = pace.limit
+        return pace
+
+    def timed(self, model: Any, removed: Mask) -> bool:
+        """Measure a candidate where a latency is asked for; False when the limit was corrected and one more is due."""
+        if self.pace is None or self.pace.measure(self.deps.source.source, model, removed):
+            return True
+        self.limits[LATENCY] = self.pace.limit
+        return False
 
     def part(self, cut: Cut) -> Cut:
         """A part of a cut as it would be made on its own: what only was dead beside the rest stays."""

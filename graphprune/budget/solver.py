@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from graphprune.algebra.axis import Ids
 from graphprune.budget.curves import Curve, curves_of, fits
 from graphprune.budget.targets import Constraints
-from graphprune.cost.model import CostModel, Costs
+from graphprune.cost.model import CostModel
 from graphprune.coupling.cut import Mask
 from graphprune.coupling.groups import DependencyGraph, Group
 from graphprune.errors import InfeasibleError
@@ -21,7 +21,7 @@ from graphprune.errors import InfeasibleError
 _CLOSE = 0.002  # unused share of a limit that is not worth filling
 _ROUGH = 0.025  # unused share above which steps are traded between groups
 _MAX_TRADERS = 40
-_NAMES = {"bytes": "bytes of weights", "memory": "peak activation memory"}
+_NAMES = {"bytes": "bytes of weights", "memory": "peak activation memory", "latency": "latency in nanoseconds"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,12 +141,13 @@ class _Problem:
         removed[units] = True
         return removed
 
-    def costs(self, counts: list[int]) -> Costs:
-        return self.cost.costs(self._mask(self.units(counts)))
+    def costs(self, counts: list[int]) -> dict[str, int]:
+        lengths = self.cost.kept(self._mask(self.units(counts)))
+        return {name: self.cost.measures[name].total(lengths) for name in self.limits}
 
     def fits(self, counts: list[int]) -> bool:
         costs = self.costs(counts)
-        return all(getattr(costs, name) <= limit for name, limit in self.limits.items())
+        return all(costs[name] <= limit for name, limit in self.limits.items())
 
     def check_floor(self) -> None:
         """Refuse limits that the smallest allowed model exceeds."""
@@ -154,10 +155,10 @@ class _Problem:
         if not self.fits(floor):
             costs, dense = self.costs(floor), self.costs([0] * len(floor))
             lines = [
-                f"{_NAMES.get(name, name)} {limit:,} is out of reach: the best reachable is {getattr(costs, name):,}"
-                f" ({getattr(costs, name) / max(getattr(dense, name), 1):.1%} of the original)"
+                f"{_NAMES.get(name, name)} {limit:,} is out of reach: the best reachable is {costs[name]:,}"
+                f" ({costs[name] / max(dense[name], 1):.1%} of the original)"
                 for name, limit in self.limits.items()
-                if getattr(costs, name) > limit
+                if costs[name] > limit
             ]
             raise InfeasibleError("; ".join(lines) + "; loosen --max-ratio, --min-channels, --ignore or --align")
 
@@ -242,4 +243,4 @@ class _Problem:
     def _slack(self, counts: list[int]) -> float:
         """Unused share of the tightest limit."""
         costs = self.costs(counts)
-        return min(float(limit - getattr(costs, name)) / max(limit, 1) for name, limit in self.limits.items())
+        return min(float(limit - costs[name]) / max(limit, 1) for name, limit in self.limits.items())

@@ -228,7 +228,8 @@ class _Tables:
         at = np.clip(np.ceil((wide - 1e-6) / stride), 1, reach) - 1
         looked = self.flat[self.start[numbers] + (at[:, 0] * reach[:, 1] + at[:, 1]).astype(np.intp)]
         rate = self.rate[numbers]
-        return np.where(rate > 0, rate * kept.prod(axis=1), looked.astype(np.float64))
+        out: Reals = np.where(rate > 0, rate * kept.prod(axis=1), looked.astype(np.float64))
+        return out
 
 
 def _table(curve: Callable[[Reals], Reals], sizes: Sequence[int]) -> tuple[NDArray[np.float32], Reals, Reals]:

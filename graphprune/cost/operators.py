@@ -1,4 +1,4 @@
-"""What the runtime makes of a model: its operators after fusion, their shapes as functions of kept lengths, their time."""
+"""What the runtime makes of a model: its operators after fusion, with their shapes over kept lengths and their time."""
 
 from __future__ import annotations
 

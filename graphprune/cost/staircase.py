@@ -77,7 +77,24 @@ class Staircase:
         rounded = np.minimum(np.ceil(at / treads) * treads, sizes)
         place = np.where(at >= sizes, 0, class_of(at))
         factor = np.take_along_axis(self.penalties.T, place, axis=0).max(axis=1)
-        return _interpolated(self.knots, self.values, rounded) * factor
+        out: Reals = _interpolated(self.knots, self.values, rounded) * factor
+        return out
+
+    @classmethod
+    def through(cls, sizes: Sequence[int], known: Mapping[tuple[int, ...], float]) -> Staircase | None:
+        """The lines through times at any widths; None where they make no grid with a second width on every axis.
+
+        Args:
+            sizes: Full widths.
+            known: Times by widths.
+        """
+        knots = [sorted({p[axis] for p in known} | {n}) for axis, n in enumerate(sizes)]
+        grid = list(product(*knots))
+        if min(map(len, knots), default=0) < 2 or any(p not in known for p in grid):
+            return None
+        values = np.array([known[p] for p in grid]).reshape([len(k) for k in knots])
+        lines = tuple(np.array(k, np.float64) for k in knots)
+        return cls(lines, values, (1,) * len(sizes), np.ones((len(sizes), len(CLASSES))))
 
     @classmethod
     def fitted(cls, sizes: Sequence[int], at: Sequence[tuple[int, ...]], seconds: Sequence[float]) -> Staircase:
@@ -131,9 +148,10 @@ def _grid(
     """The largest full grid among the samples whose widths are favoured."""
     shares = _SHARES if len(sizes) == 1 else _COARSE
     knots = [favoured(n, shares) for n in sizes]
-    for axis, n in enumerate(sizes):  # a table from elsewhere has its own widths
-        mine = {p[axis] for p in known if all(w == m for b, (w, m) in enumerate(zip(p, sizes, strict=True)) if b != axis)}
-        knots[axis] = [k for k in knots[axis] if k in mine or k == n]
+    for axis, n in enumerate(sizes):
+        alone = [p for p in known if all(p[b] == m for b, m in enumerate(sizes) if b != axis)]
+        mine = {p[axis] for p in alone} | {n}
+        knots[axis] = [k for k in knots[axis] if k in mine]
     grid = list(product(*knots))
     while any(p not in known for p in grid):
         axis = max(range(len(sizes)), key=lambda a: len(knots[a]))
@@ -146,9 +164,7 @@ def _grid(
     return knots, grid
 
 
-def _fit_axis(
-    knots: Sequence[Sequence[int]], values: Reals, axis: int, at: Reals, seconds: Reals
-) -> tuple[int, Reals]:
+def _fit_axis(knots: Sequence[Sequence[int]], values: Reals, axis: int, at: Reals, seconds: Reals) -> tuple[int, Reals]:
     """Tread and penalties of an axis from samples beside the grid."""
     lines = tuple(np.array(k, np.float64) for k in knots)
     places = class_of(at[:, axis])
@@ -188,4 +204,5 @@ def _interpolated(knots: Sequence[Reals], values: Reals, at: Reals) -> Reals:
             weight = weight * (share[axis] if s else 1 - share[axis])
             place.append(np.minimum(corner[axis] + s, len(knots[axis]) - 1))
         out += weight * values[tuple(place)]
-    return np.maximum(out, 0.02 * values.min())
+    floored: Reals = np.maximum(out, 0.02 * values.min())
+    return floored

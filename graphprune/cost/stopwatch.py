@@ -1,4 +1,4 @@
-"""Times one operator at many widths: all of them side by side in one session, so that a busy machine slows all alike."""
+"""Times an operator at many widths, all side by side in one session, so that a busy machine slows all alike."""
 
 from __future__ import annotations
 
@@ -136,7 +136,9 @@ class SessionStopwatch:
             raise ValueError("the runtime dropped a node")
         seconds = {w: sum(t.seconds for t in mine) for w, mine in zip(at, found, strict=True)}
         blocked = {w: any("_nchwc" in t.name for t in mine) for w, mine in zip(at, found, strict=True)}
-        if any(blocked.values()):  # whoever leaves the blocked layout pays for the way out and back, by half: others leave as well
+        if any(
+            blocked.values()
+        ):  # whoever leaves the blocked layout pays for the way out and back, by half: others leave as well
             rate = _reorder_rate(times)
             for w in at:
                 if not blocked[w]:
@@ -159,9 +161,8 @@ def _moved(shape: Shape, at: Sequence[int]) -> float:
 
 
 def _parts(shape: Shape, at: Sequence[tuple[int, ...]]) -> Iterator[list[tuple[int, ...]]]:
-    """Widths in portions that fit one session; the full width is in each of them."""
-    dense = shape.steps
-    part, held = [], 0.0
+    """Widths in portions that fit one session."""
+    part, held = list[tuple[int, ...]](), 0.0
     for w in sorted(at, reverse=True):
         full = shape.full(w)
         size = 4.0 * sum(np.prod([_size(d, full) for d in x.dims]) for x in shape.operator.inputs if x is not None)
@@ -172,7 +173,7 @@ def _parts(shape: Shape, at: Sequence[tuple[int, ...]]) -> Iterator[list[tuple[i
         part.append(w)
         held += size
     if part:
-        yield part if dense in part or len(part) > 1 else part
+        yield part
 
 
 def _size(dim: Dim, full: Mapping[tuple[int, ...], int]) -> int:

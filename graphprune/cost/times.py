@@ -79,5 +79,3 @@ class TimesFile:
             staged.replace(self.path)
         except OSError as error:
             self._note(f"{self.path}: times are not kept ({error.strerror or error})")
-
-

@@ -1,4 +1,4 @@
-"""Timing in onnxruntime: sessions under one setting, time per node, and paired runs whose ratio holds on a busy machine."""
+"""Timing in onnxruntime: sessions under one setting, time per node, and paired runs for busy machines."""
 
 from __future__ import annotations
 

@@ -156,6 +156,30 @@ class OpaqueNode(_Value):
     mend: str
 
 
+class LatencyReport(_Value):
+    """What became of a latency target.
+
+    Attributes:
+        target: Time asked for, ms.
+        before: Time of the original, ms.
+        predicted: Predicted time of the result, ms.
+        measured: Measured time, ms; None where it was not measured.
+        ratio: Measured time of the result by that of the original, in paired runs; None where it was not measured.
+        rounds: Candidates measured.
+        provider: Execution provider, or the table that times come from.
+        threads: Threads.
+    """
+
+    target: float
+    before: float
+    predicted: float
+    measured: float | None
+    ratio: float | None
+    rounds: int
+    provider: str
+    threads: int
+
+
 class PruneReport(_Value):
     """What ``prune``, ``apply`` and ``plan`` report.
 
@@ -175,6 +199,7 @@ class PruneReport(_Value):
         blocked: What could not be cut, largest first.
         io: Axes of graph inputs and outputs that shrank.
         quality: Metric and agreement with the original, None where neither was measured.
+        latency: What became of a latency target, None without one.
     """
 
     graphprune: str = graphprune.__version__
@@ -192,6 +217,7 @@ class PruneReport(_Value):
     blocked: tuple[BlockedAxis, ...]
     io: tuple[IoCut, ...] = ()
     quality: QualityReport | None = None
+    latency: LatencyReport | None = None
 
 
 class FieldChange(_Value):

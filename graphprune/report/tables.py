@@ -21,6 +21,7 @@ from graphprune.report.models import (
     GroupCut,
     GroupInfo,
     IoCut,
+    LatencyReport,
     PruneReport,
     VerifyReport,
 )
@@ -46,6 +47,8 @@ def render(report: BaseModel, rows: int | None = _ROWS) -> RenderableType:
 @render.register
 def _prune(report: PruneReport, rows: int | None = _ROWS) -> RenderableType:
     parts: list[RenderableType] = [_heading(f"{report.model} -> {report.output}"), _costs(report.before, report.after)]
+    if report.latency is not None:
+        parts.append(_latency(report.latency))
     if report.check is not None:
         parts.append(_verdict(report.check))
     if report.folded:
@@ -122,6 +125,20 @@ def _costs(before: Cost, after: Cost) -> Table:
             continue
         title = {"macs": "MACs", "params": "parameters", "bytes": "size", "memory": "peak activations"}[name]
         table.add_row(title, form(old), form(new), f"{new / old:.1%}" if old else "")
+    return table
+
+
+def _latency(found: LatencyReport) -> Table:
+    threads = f"{found.threads} thread{'s' * (found.threads != 1)}" if found.threads else "all threads"
+    table = _table("", f"latency, {threads}", "ms", "of the original")
+    for title, ms in (
+        ("original", found.before),
+        ("target", found.target),
+        ("predicted", found.predicted),
+        ("measured", found.measured),
+    ):
+        if ms is not None:
+            table.add_row(title, f"{ms:.3f}", f"{ms / found.before:.1%}")
     return table
 
 

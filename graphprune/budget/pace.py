@@ -1,0 +1,193 @@
+"""A latency target: a limit on the predicted time, corrected by what candidates are measured to take."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from graphprune.cost.latency import NAME, Latency, latency
+from graphprune.cost.model import CostModel
+from graphprune.cost.table import load_table, table_latency
+from graphprune.coupling.cut import Mask
+from graphprune.coupling.groups import DependencyGraph
+from graphprune.errors import InputError
+from graphprune.graph.run import CannotRun, random_feeds
+from graphprune.graph.timing import Paired, Setting, alone, paired, ready
+
+AUTO = "auto"
+TIMING = ("threads", "provider", "latency_table")  # options that say how and where latency is measured
+CLOSE = 0.05  # how near the target a measured time ends the search
+ROUNDS = 6
+_UNITS = {"%": 0.01, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6}
+_TEXT = re.compile(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*(%|s|ms|us|µs)\s*", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What became of a latency target.
+
+    Attributes:
+        target: Time asked for, seconds.
+        before: Time of the original, seconds.
+        predicted: Predicted time of the result as a share of the original's.
+        measured: The same, measured in turns with the original; None where nothing was measured.
+        rounds: Candidates measured.
+        provider: Execution provider, or the table that times come from.
+        threads: Threads.
+    """
+
+    target: float
+    before: float
+    predicted: float
+    measured: float | None = None
+    rounds: int = 0
+    provider: str = ""
+    threads: int = 1
+
+    @property
+    def share(self) -> float:
+        """The target as a share of the original's time."""
+        return self.target / self.before
+
+    @property
+    def met(self) -> bool:
+        """Whether the measured time is as close to the target as is asked for."""
+        return self.measured is not None and abs(self.measured / self.share - 1) <= CLOSE
+
+
+def parse_latency(amount: str | float) -> tuple[float, bool]:
+    """A latency target: its number, and whether that is a share of the original's time rather than seconds.
+
+    Raises:
+        InputError: It cannot be read, or is no time below the original's.
+    """
+    match = _TEXT.fullmatch(str(amount))
+    if match is None:
+        raise InputError(f"--latency {amount}: cannot be read; write 60% or 8ms")
+    value, unit = float(match[1]), match[2].lower()
+    if unit == "%" and not 0 < value < 100:
+        raise InputError(f"--latency {amount}: a percent of the original's time lies between 0 and 100")
+    if not math.isfinite(value) or value <= 0:
+        raise InputError(f"--latency {amount}: must be above zero")
+    return value * _UNITS[unit], unit == "%"
+
+
+def setting_of(timing: Mapping[str, Any]) -> Setting:
+    """How models are timed by the options of a run.
+
+    Raises:
+        InputError: The provider is unknown or the number of threads makes no sense.
+    """
+    given = {k: timing[k] for k in ("provider", "threads") if k in timing}
+    setting = Setting(**given)
+    setting.check()
+    return setting
+
+
+def recorded(timing: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of timing as a plan notes them."""
+    return {k: getattr(v, "__name__", v) if callable(v) else v for k, v in timing.items()}
+
+
+class Pace:
+    """A latency target with what predicts and what measures it.
+
+    Attributes:
+        limit: What the predicted time may be now, nanoseconds.
+        timing: What the latest candidate came to.
+    """
+
+    def __init__(
+        self,
+        deps: DependencyGraph,
+        cost: CostModel,
+        amount: str | float,
+        setting: Setting,
+        *,
+        table: Any = None,
+        note: Callable[[str], None] = lambda _: None,
+        known: Latency | None = None,
+        race: Callable[[Any, Any], Paired] | None = None,
+    ) -> None:
+        value, relative = parse_latency(amount)
+        self._deps, self._cost, self._setting = deps, cost, setting
+        self._table, self._race = table, race
+        if known is None:
+            known = self._known(note)
+        self._cost.measures[NAME] = known.measure
+        self._whole = self.predicted(np.zeros(deps.state.store.count, bool))
+        target = value * known.seconds if relative else value
+        if target >= known.seconds:
+            raise InputError(f"--latency {amount} is met already: the model takes {1e3 * known.seconds:.3g} ms")
+        source = setting.provider if table is None else f"table {getattr(table, '__name__', table)}"
+        self.timing = Timing(target, known.seconds, 1.0, provider=source, threads=setting.threads)
+        self.limit = int(self._whole * self.timing.share)
+        self._relative, self._best = relative, math.inf
+        self._tried: list[tuple[float, float]] = []
+
+    def _known(self, note: Callable[[str], None]) -> Latency:
+        if self._table is not None:
+            return table_latency(self._deps, self._cost.lengths, load_table(self._table))
+        run = self._ready(self._deps.source.source)
+        clock = self._setting.clock
+        return latency(self._deps, self._cost.lengths, self._setting, total=lambda: alone(run, clock=clock), note=note)
+
+    def _ready(self, model: Any) -> Callable[[], object]:
+        try:
+            return ready(model, random_feeds(self._deps.source, 1, 0)[0], self._setting)
+        except CannotRun as error:
+            raise InputError(f"{self._deps.source.name}: cannot be timed: onnxruntime: {error}") from None
+
+    def predicted(self, removed: Mask) -> float:
+        """Predicted nanoseconds after a removal."""
+        return float(self._cost.measures[NAME].total(self._cost.kept(removed)))
+
+    @property
+    def measurable(self) -> bool:
+        """Whether candidates are measured: not where times come from another device."""
+        return self._table is None
+
+    def measure(self, original: Any, model: Any, removed: Mask) -> bool:
+        """Measure a candidate in turns with the original; False where the limit was corrected and one more is due.
+
+        Args:
+            original: The original model.
+            model: The candidate.
+            removed: What it lacks.
+        """
+        share = self.predicted(removed) / self._whole
+        if not self.measurable:
+            self.timing = replace(self.timing, predicted=share)
+            return True
+        found = self._race(original, model) if self._race is not None else self._raced(original, model)
+        rounds = self.timing.rounds + 1
+        self.timing = replace(self.timing, predicted=share, measured=found.ratio, rounds=rounds)
+        if self.timing.met or rounds >= ROUNDS:
+            return True
+        limit = int(self._aim(share, found.ratio) * self._whole)
+        if limit == self.limit or limit >= self._whole:
+            return True
+        self.limit = limit
+        return False
+
+    def _raced(self, original: Any, model: Any) -> Paired:
+        return paired(self._ready(original), self._ready(model), clock=self._setting.clock)
+
+    def _aim(self, predicted: float, measured: float) -> float:
+        """The predicted share at which the measured one should be the target.
+
+        Between two candidates on both sides of it on the line through them, else in proportion.
+        """
+        self._tried.append((predicted, measured))
+        below = [t for t in self._tried if t[1] <= self.timing.share]
+        above = [t for t in self._tried if t[1] > self.timing.share]
+        if below and above:
+            (p0, m0), (p1, m1) = max(below, key=lambda t: t[1]), min(above, key=lambda t: t[1])
+            if p1 > p0 and m1 > m0:
+                return p0 + (p1 - p0) * (self.timing.share - m0) / (m1 - m0)
+        return predicted * self.timing.share / measured
