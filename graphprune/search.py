@@ -165,28 +165,37 @@ def search(
 
 def _told(planner: Planner) -> dict[str, Any]:
     """What a planner has to say beside its plan."""
-    timing = planner.pace.timing if planner.pace is not None else None
+    timing = planner.pace.best if planner.pace is not None else None
     notes = list(planner.notes)
-    if timing is not None and timing.measured is not None and not timing.met:
-        notes.append(
-            f"latency: no widths were found nearer to {timing.share:.1%} than those measured at {timing.measured:.1%}"
-        )
+    if timing is not None and timing.measured is not None and timing.missed:
+        notes.append(f"latency: measured at {timing.measured:.1%}, not at the {timing.share:.1%} asked for")
     return {"notes": tuple(notes), "timing": timing}
 
 
 def _rewritten(
     planner: Planner, dialect: Dialect, units: Ids, progress: Progress, *, check: bool
 ) -> tuple[Plan, Cut, Any]:
-    """Plan and model for a choice of units; chosen again where the written file misses a size target."""
+    """Plan and model for a choice of units; chosen again where the file misses a size or a latency target."""
     progress("rewrite")
+    best: tuple[Plan, Cut, Any] | None = None
     for _ in range(_ROUNDS):
         cut = planner.folding.folded(planner.deps.cut(units))
         model = dialect.rewrite(cut)
         ready = planner.write(units)
         dialect.stamp(model, ready, verified=check)
         if not planner.tighten(partial(dialect.file_bytes, model)):
+            if planner.pace is None:
+                return ready, cut, model
             progress("measure")
-            if planner.timed(model, cut.removed):
+            done = planner.timed(model, cut.removed)
+            if best is None or planner.pace.leads:
+                best = ready, cut, model
+            if done:
                 break
-        units = planner.units()
-    return ready, cut, model
+        try:
+            units = planner.units()
+        except InfeasibleError:
+            if planner.pace is None or planner.pace.timing.measured is None:
+                raise
+            raise InfeasibleError(planner.pace.out_of_reach()) from None
+    return best or (ready, cut, model)

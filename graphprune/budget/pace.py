@@ -22,7 +22,8 @@ from graphprune.graph.timing import Paired, Setting, alone, paired, ready
 AUTO = "auto"
 TIMING = ("threads", "provider", "latency_table")  # options that say how and where latency is measured
 CLOSE = 0.05  # how near the target a measured time ends the search
-ROUNDS = 6
+ROUNDS = 4
+_LOOSE = 0.97  # share of the limit below which it is another limit that binds
 _UNITS = {"%": 0.01, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6}
 _TEXT = re.compile(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*(%|s|ms|us|µs)\s*", re.IGNORECASE)
 
@@ -58,6 +59,17 @@ class Timing:
     def met(self) -> bool:
         """Whether the measured time is as close to the target as is asked for."""
         return self.measured is not None and abs(self.measured / self.share - 1) <= CLOSE
+
+    @property
+    def miss(self) -> float:
+        """How far the measured time is from the target, as a share of it; above counts twice."""
+        apart = (self.measured or 0.0) / self.share - 1
+        return 2 * apart if apart > 0 else -apart
+
+    @property
+    def missed(self) -> bool:
+        """Whether the measured time is above the target by more than that."""
+        return self.measured is not None and self.measured > self.share * (1 + CLOSE)
 
 
 def parse_latency(amount: str | float) -> tuple[float, bool]:
@@ -100,6 +112,8 @@ class Pace:
     Attributes:
         limit: What the predicted time may be now, nanoseconds.
         timing: What the latest candidate came to.
+        best: What the best came to.
+        leads: Whether the latest is the best.
     """
 
     def __init__(
@@ -127,7 +141,7 @@ class Pace:
         source = setting.provider if table is None else f"table {getattr(table, '__name__', table)}"
         self.timing = Timing(target, known.seconds, 1.0, provider=source, threads=setting.threads)
         self.limit = int(self._whole * self.timing.share)
-        self._relative, self._best = relative, math.inf
+        self.best, self.leads = self.timing, True
         self._tried: list[tuple[float, float]] = []
 
     def _known(self, note: Callable[[str], None]) -> Latency:
@@ -142,6 +156,14 @@ class Pace:
             return ready(model, random_feeds(self._deps.source, 1, 0)[0], self._setting)
         except CannotRun as error:
             raise InputError(f"{self._deps.source.name}: cannot be timed: onnxruntime: {error}") from None
+
+    def out_of_reach(self) -> str:
+        """Why the search ends where the solver can go no further: what the measurements say."""
+        found = self.best
+        return (
+            f"latency {found.share:.1%} of the original is out of reach: it was predicted, but the best candidate takes"
+            f" {found.measured:.1%}; loosen --max-ratio, --min-channels, --ignore or --align"
+        )
 
     def predicted(self, removed: Mask) -> float:
         """Predicted nanoseconds after a removal."""
@@ -162,18 +184,25 @@ class Pace:
         """
         share = self.predicted(removed) / self._whole
         if not self.measurable:
-            self.timing = replace(self.timing, predicted=share)
+            self.timing = self.best = replace(self.timing, predicted=share)
             return True
         found = self._race(original, model) if self._race is not None else self._raced(original, model)
         rounds = self.timing.rounds + 1
         self.timing = replace(self.timing, predicted=share, measured=found.ratio, rounds=rounds)
-        if self.timing.met or rounds >= ROUNDS:
+        self.leads = self.best.measured is None or self.timing.miss < self.best.miss
+        self.best = self.timing if self.leads else replace(self.best, rounds=rounds)
+        if self.timing.met or rounds >= ROUNDS or (found.ratio < self.timing.share and share < _LOOSE * self._limited):
             return True
         limit = int(self._aim(share, found.ratio) * self._whole)
         if limit == self.limit or limit >= self._whole:
             return True
         self.limit = limit
         return False
+
+    @property
+    def _limited(self) -> float:
+        """The limit as a share of the original's predicted time."""
+        return self.limit / self._whole
 
     def _raced(self, original: Any, model: Any) -> Paired:
         return paired(self._ready(original), self._ready(model), clock=self._setting.clock)

@@ -45,6 +45,7 @@ class Planner:
         aggregate: str = "sum",
         normalise: str = "auto",
         timing: Mapping[str, Any] | None = None,
+        notes: Sequence[str] = (),
     ) -> None:
         self.deps = deps
         self.lossless = lossless
@@ -60,7 +61,7 @@ class Planner:
         self.limits = {} if lossless else targets.limits(self.dense, deps.source.file_bytes)
         self.size_limit = targets.size_limit(deps.source.file_bytes)
         self.ratio = targets.removed_share()
-        self.notes: list[str] = []
+        self.notes: list[str] = list(notes)
         self.pace = None if lossless or targets.latency is None else self._paced(targets.latency, timing or {})
         if not any(self.allowed[g.units].any() for g in deps.groups):
             raise NothingToPruneError(_why_nothing(deps))
@@ -93,14 +94,14 @@ class Planner:
         scoring: dict[str, Any] = {k: rest.pop(k) for k in ("aggregate", "normalise") if k in rest}
         data = rest.pop("data", None)
         calibration = data if data is None or isinstance(data, Calibration) else Calibration(deps, data, seed=seed)
-        lossless = bool(rest.pop("lossless", False))
+        lossless, notes = bool(rest.pop("lossless", False)), list[str]()
         timing = {k: rest.pop(k) for k in TIMING if rest.get(k) is not None}
         if timing and targets.latency is None and rest.get("align") != AUTO:
             raise InputError(f"--{next(iter(timing)).replace('_', '-')} belongs to --latency, which is not given")
         if targets.latency is not None and "latency_table" not in timing and not lossless:
             rest = {"align": AUTO, **rest}
         if rest.get("align") == AUTO:
-            rest["align"] = favoured_alignment(setting_of(timing))
+            rest["align"] = favoured_alignment(setting_of(timing), note=notes.append)
         if lossless:  # nothing speaks against the last dead channel
             rest = {"align": 1, "max_ratio": 1.0, **rest}
         rest = {k: v for k, v in rest.items() if k not in TIMING}
@@ -108,7 +109,13 @@ class Planner:
         if unknown:
             raise InputError(f"unknown option {', '.join(sorted(unknown))}")
         constraints = Constraints(**rest)
-        more: dict[str, Any] = {"lossless": lossless, "calibration": calibration, "timing": timing, **scoring}
+        more: dict[str, Any] = {
+            "lossless": lossless,
+            "calibration": calibration,
+            "timing": timing,
+            "notes": notes,
+            **scoring,
+        }
         return cls(deps, targets, constraints, criterion, seed, **more)
 
     def _paced(self, amount: Amount, timing: Mapping[str, Any]) -> Pace:

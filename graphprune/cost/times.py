@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -28,8 +29,8 @@ def folder() -> Path:
 class TimesFile:
     """Times measured on one machine under one setting.
 
-    A file of another machine, another onnxruntime or another version of this format is left out with a note, and
-    replaced by what is measured here; a file that cannot be read as well.
+    Every machine and every onnxruntime has a file of its own. What another machine measured is not used, nor what
+    cannot be read, and a note says so.
 
     Attributes:
         path: The file.
@@ -37,8 +38,8 @@ class TimesFile:
 
     def __init__(self, machine: Machine, home: Path | None = None, note: Note = lambda _: None) -> None:
         self._machine, self._note = machine, note
-        name = f"{machine.provider}-{machine.threads}-threads"
-        self.path = (home or folder()) / f"{name}.json"
+        name = hashlib.sha256(repr(asdict(machine)).encode()).hexdigest()[:8]
+        self.path = (home or folder()) / f"{machine.provider}-{machine.threads}-{name}.json"
         self._entries: dict[str, Any] = self._read()
 
     def _read(self) -> dict[str, Any]:
@@ -47,6 +48,9 @@ class TimesFile:
             theirs = Machine(**data["machine"])
             version, entries = int(data["version"]), dict(data["times"])
         except FileNotFoundError:
+            pattern = f"{self._machine.provider}-{self._machine.threads}-*.json"
+            if others := sorted(self.path.parent.glob(pattern)):
+                self._note(f"{others[0]}: times of another machine; ignored, times are measured on {self._machine}")
             return {}
         except (OSError, ValueError, KeyError, TypeError) as error:
             self._note(f"{self.path}: not a readable cache of times ({error}); ignored, times are measured again")
