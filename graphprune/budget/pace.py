@@ -157,6 +157,11 @@ class Pace:
         except CannotRun as error:
             raise InputError(f"{self._deps.source.name}: cannot be timed: onnxruntime: {error}") from None
 
+    def restart(self) -> None:
+        """Count rounds anew, for a model that is planned again; the limit stays as it was corrected."""
+        self.timing = self.best = replace(self.timing, measured=None, rounds=0)
+        self._tried.clear()
+
     def out_of_reach(self) -> str:
         """Why the search ends where the solver can go no further: what the measurements say."""
         found = self.best

@@ -150,6 +150,8 @@ class Planner:
         """Never remove anything of these groups again."""
         for group in groups:
             self.allowed[group.units] = False
+        if self.pace is not None:
+            self.pace.restart()
 
     def tighten(self, file_bytes: Callable[[], int]) -> bool:
         """Aim lower when the written file exceeds the size target; False when it holds."""

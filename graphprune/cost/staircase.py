@@ -30,7 +30,7 @@ def favoured(size: int, shares: Sequence[float] = _SHARES) -> list[int]:
     """Widths of the grid up to a full size: multiples of the block, few below it, and the size itself."""
     block = BLOCK if size >= 2 * BLOCK else 8 if size >= BLOCK else 4
     found = {min(max(block, int(-(-size * s // block)) * block), size) for s in shares}
-    return sorted(found | {size} | ({8} if size > BLOCK else set()))
+    return sorted(found | {size} | ({BLOCK} if size > BLOCK else set()))
 
 
 def widths(sizes: Sequence[int]) -> list[tuple[int, ...]]:
@@ -38,7 +38,7 @@ def widths(sizes: Sequence[int]) -> list[tuple[int, ...]]:
     shares = _SHARES if len(sizes) == 1 else _COARSE
     out = dict.fromkeys(product(*(favoured(n, shares) for n in sizes)))
     for axis, n in enumerate(sizes):
-        for base in sorted({n // BLOCK * BLOCK, n // 2 // BLOCK * BLOCK}):
+        for base in sorted({n if n < 4 * BLOCK else n // BLOCK * BLOCK, n // BLOCK * BLOCK, n // 2 // BLOCK * BLOCK}):
             for less in _BESIDE:
                 if base - less > 0:
                     out[tuple(base - less if a == axis else m for a, m in enumerate(sizes))] = None
