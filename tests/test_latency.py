@@ -32,8 +32,8 @@ def network() -> onnx.ModelProto:
     """Two convolutions of 64 channels and a classifier."""
     b = Builder()
     x = b.source("x", (1, 3, 16, 16))
-    a = b.relu(b.conv(x, 3, 64, 3))
-    a = b.relu(b.conv(a, 64, 96, 3))
+    a = b.op("Relu", b.conv(x, 3, 64, 3))
+    a = b.op("Relu", b.conv(a, 64, 96, 3))
     return b.build(b.conv(a, 96, 32, 1))
 
 
@@ -44,7 +44,8 @@ def known(seconds: float = 0.01) -> tuple[Any, CostModel, Any]:
     found = operators(deps, cost.lengths, Setting())
 
     def stopwatch(shape: Shape, at: Sequence[tuple[int, ...]]) -> Times:
-        return {w: 1e-6 * float(np.prod([-(-n // 16) * 16 for n in w], dtype=np.float64)) for w in at}
+        rounded = {w: np.prod([-(-n // 16) * 16 for n in w], dtype=np.float64) for w in at}
+        return {w: shape.operator.seconds * float(r / np.prod(shape.steps)) for w, r in rounded.items()}
 
     return (
         deps,
@@ -76,10 +77,20 @@ def test_operators_are_those_that_the_runtime_runs_with_the_axes_of_the_model() 
     assert sizes == [[64], [64, 96], [96]]
 
 
-@pytest.mark.parametrize("name", ["resnet_stage", "mobile_block", "grouped_stage", "bert_layer"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resnet_stage",
+        "inverted_residual",
+        "grouped_conv",
+        "conv_transpose",
+        "vit_fused_qkv",
+        "lstm",
+        "unet",
+        "if_branches",
+    ],
+)
 def test_any_operator_can_be_timed_at_other_widths(name: str) -> None:
-    if name not in GRAPHS:
-        pytest.skip(f"no graph {name}")
     deps = api.analyze(GRAPHS[name]())
     cost = CostModel(deps)
     watch = SessionStopwatch(Setting(), _one_run)
@@ -129,7 +140,7 @@ def test_equal_shapes_are_timed_once_and_never_again(tmp_path: Path) -> None:
     x = b.source("x", (1, 3, 8, 8))
     a = b.conv(x, 3, 32, 3)
     for _ in range(3):
-        a = b.relu(b.conv(a, 32, 32, 3))
+        a = b.op("Relu", b.conv(a, 32, 32, 3))
     deps = api.analyze(b.build(a))
     cost = CostModel(deps)
     found = operators(deps, cost.lengths, Setting())
@@ -250,7 +261,8 @@ def test_json_csv_and_functions_say_the_same(tmp_path: Path) -> None:
     (tmp_path / "t.json").write_text(json.dumps(entries))
     (tmp_path / "t.py").write_text(
         "def t(operator, shapes, attributes):\n"
-        "    assert operator == 'Conv' and attributes is not None\n"
+        "    if operator != 'Conv':\n"
+        "        return None\n"
         "    a, b = shapes[0][1], shapes[1][0]\n"
         "    return {3: 0.01 * b, 32: 0.002 * a}.get(a if a == 3 else b, 1e-4 * a * b + 0.1)\n"
     )

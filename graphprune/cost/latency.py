@@ -109,7 +109,7 @@ def latency(
             if known is None:
                 known, fresh = _timed(stopwatch, shape, operator.seconds), True
                 times.put(shape.key, shape.describe(), known)
-            curves[shape.key] = curve_of(shape, known, operator.seconds)
+            curves[shape.key] = curve_of(shape, known)
         curve = curves[shape.key] if shape is not None else None
         pieces.append(piece(operator, shape, curve, size))
     if fresh:
@@ -136,19 +136,12 @@ def _timed(stopwatch: Stopwatch, shape: Shape, seconds: float) -> Times:
     return known
 
 
-def curve_of(shape: Shape, known: Times, seconds: float = np.inf) -> Callable[[Reals], Reals] | None:
-    """Time of a shape relative to that at full widths; None where nothing was measured.
-
-    Args:
-        shape: The shape.
-        known: Its times.
-        seconds: What it takes in a model, where it may take longer than alone, but not less.
-    """
+def curve_of(shape: Shape, known: Times) -> Callable[[Reals], Reals] | None:
+    """Time of a shape relative to that at full widths; None where nothing was measured."""
     if not known or known.get(shape.steps, 0.0) <= 0:
         return None
-    full = min(known[shape.steps], max(seconds, 0.5 * known[shape.steps]))
-    known = {**known, shape.steps: full}
     stairs = Staircase.fitted(shape.steps, list(known), list(known.values()))
+    full = known[shape.steps]
     return lambda at: stairs(at) / full
 
 

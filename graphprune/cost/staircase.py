@@ -88,10 +88,10 @@ class Staircase:
             sizes: Full widths.
             known: Times by widths.
         """
-        knots = [sorted({p[axis] for p in known} | {n}) for axis, n in enumerate(sizes)]
-        grid = list(product(*knots))
-        if min(map(len, knots), default=0) < 2 or any(p not in known for p in grid):
+        found = _full([sorted({p[axis] for p in known} | {n}) for axis, n in enumerate(sizes)], known)
+        if found is None or min(map(len, found[0]), default=0) < 2:
             return None
+        knots, grid = found
         values = np.array([known[p] for p in grid]).reshape([len(k) for k in knots])
         lines = tuple(np.array(k, np.float64) for k in knots)
         return cls(lines, values, (1,) * len(sizes), np.ones((len(sizes), len(CLASSES))))
@@ -152,14 +152,20 @@ def _grid(
         alone = [p for p in known if all(p[b] == m for b, m in enumerate(sizes) if b != axis)]
         mine = {p[axis] for p in alone} | {n}
         knots[axis] = [k for k in knots[axis] if k in mine]
+    return _full(knots, known)
+
+
+def _full(
+    knots: list[list[int]], known: Mapping[tuple[int, ...], float]
+) -> tuple[list[list[int]], list[tuple[int, ...]]] | None:
+    """The grid over some widths without those at which samples are missing; None without one at the last of all."""
     grid = list(product(*knots))
     while any(p not in known for p in grid):
-        axis = max(range(len(sizes)), key=lambda a: len(knots[a]))
+        axis = max(range(len(knots)), key=lambda a: len(knots[a]))
         if len(knots[axis]) == 1:
             return None
         missing = [sum(p[axis] == k and p not in known for p in grid) for k in knots[axis]]
-        worst = int(np.argmax(missing[:-1]))
-        knots[axis].pop(worst)
+        knots[axis].pop(int(np.argmax(missing[:-1])))
         grid = list(product(*knots))
     return knots, grid
 

@@ -145,7 +145,7 @@ def table_latency(deps: DependencyGraph, lengths: Lengths, table: Table) -> Late
         full = known.get(call.sizes)
         if full is not None:
             few = len(call.axes) <= 2
-            curve = _curve(call.sizes, known) if few and len(known) > 1 and full > 0 else None
+            curve = _curve(call.sizes, known, sampled=callable(table)) if few and len(known) > 1 and full > 0 else None
             axes = call.axes if few or call.node.name in needed else call.axes[:1]
             pieces.append(Piece(call.node.name, full, axes, call.sizes[: len(axes)], curve))
         elif call.node.name in needed:
@@ -220,10 +220,12 @@ def _agrees(wanted: Mapping[str, Any], attrs: Mapping[str, Any]) -> bool:
     return all(k in attrs and plain(attrs[k]) == plain(v) for k, v in wanted.items())
 
 
-def _curve(sizes: Widths, known: Mapping[Widths, float]) -> Callable[[Reals], Reals]:
+def _curve(sizes: Widths, known: Mapping[Widths, float], *, sampled: bool) -> Callable[[Reals], Reals]:
     """Relative time over widths: between the rows where they make a grid, else by the nearest rows' time per work."""
     full = known[sizes]
-    stairs = Staircase.through(sizes, known) if len(sizes) <= 2 else None
+    stairs = Staircase.through(sizes, known)
+    if stairs is None and sampled:
+        stairs = Staircase.fitted(sizes, list(known), list(known.values()))
     if stairs is not None:
         return lambda at: stairs(at) / full
     places = np.log(np.array(list(known), np.float64))
