@@ -103,7 +103,7 @@ def main() -> None:
         ]
         for r in rows
     ]
-    print(table(["model", "target", "align", "wanted", "predicted", "measured", "wall", "ms"], lines))
+    print(table(lines, ["model", "target", "align", "wanted", "predicted", "measured", "wall", "ms"]))
     if given.output:
         data = {"machine": machine(), "versions": versions(), "threads": given.threads, "rows": rows}
         given.output.write_text(json.dumps(data, indent=1) + "\n")

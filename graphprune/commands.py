@@ -16,11 +16,12 @@ from graphprune.graph.onnx import external_files
 from graphprune.importance.base import wants_data
 from graphprune.plan import Plan
 from graphprune.recipe import Recipe, parse_shapes
+from graphprune.report.latency import timed
 from graphprune.report.models import AnalysisReport, CheckpointReport, FieldChange, PruneReport, VerifyReport
 from graphprune.report.profile import ProfileReport
 from graphprune.report.profile import profile as _profile
 from graphprune.report.quality import measured
-from graphprune.report.summary import analysis, blocked_axes, checked, cost, disk_bytes, group_cuts, io_cuts, timed
+from graphprune.report.summary import analysis, blocked_axes, checked, cost, disk_bytes, group_cuts, io_cuts
 from graphprune.rewrite.checkpoint import is_checkpoint, shrink
 from graphprune.rewrite.files import check_output, save, staged
 

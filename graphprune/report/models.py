@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 import graphprune
+from graphprune.report.latency import LatencyReport
 from graphprune.report.quality import QualityReport
 
 
@@ -154,30 +155,6 @@ class OpaqueNode(_Value):
     node: str
     reason: str
     mend: str
-
-
-class LatencyReport(_Value):
-    """What became of a latency target.
-
-    Attributes:
-        target: Time asked for, ms.
-        before: Time of the original, ms.
-        predicted: Predicted time of the result, ms.
-        measured: Measured time, ms; None where it was not measured.
-        ratio: Measured time of the result by that of the original, in paired runs; None where it was not measured.
-        rounds: Candidates measured.
-        provider: Execution provider, or the table that times come from.
-        threads: Threads.
-    """
-
-    target: float
-    before: float
-    predicted: float
-    measured: float | None
-    ratio: float | None
-    rounds: int
-    provider: str
-    threads: int
 
 
 class PruneReport(_Value):

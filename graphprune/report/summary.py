@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from graphprune.budget.pace import Timing
 from graphprune.cost.model import CostModel, Costs
 from graphprune.coupling.groups import DependencyGraph, Group
 from graphprune.graph.model import Graph
@@ -24,7 +23,6 @@ from graphprune.report.models import (
     GroupCut,
     GroupInfo,
     IoCut,
-    LatencyReport,
     OpaqueNode,
 )
 from graphprune.verify.compare import Verdict
@@ -52,23 +50,6 @@ def checked(verdict: Verdict | None) -> Check:
         tolerance=verdict.tolerance,
         inputs=verdict.samples,
         text=verdict.text,
-    )
-
-
-def timed(timing: Timing | None) -> LatencyReport | None:
-    """What became of a latency target as data."""
-    if timing is None:
-        return None
-    ms, share = 1e3 * timing.before, timing.measured
-    return LatencyReport(
-        target=1e3 * timing.target,
-        before=ms,
-        predicted=ms * timing.predicted,
-        measured=None if share is None else ms * share,
-        ratio=share,
-        rounds=timing.rounds,
-        provider=timing.provider,
-        threads=timing.threads,
     )
 
 

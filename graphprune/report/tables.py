@@ -11,6 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from graphprune.report.latency import latency_table
 from graphprune.report.models import (
     AnalysisReport,
     BlockedAxis,
@@ -21,7 +22,6 @@ from graphprune.report.models import (
     GroupCut,
     GroupInfo,
     IoCut,
-    LatencyReport,
     PruneReport,
     VerifyReport,
 )
@@ -48,7 +48,7 @@ def render(report: BaseModel, rows: int | None = _ROWS) -> RenderableType:
 def _prune(report: PruneReport, rows: int | None = _ROWS) -> RenderableType:
     parts: list[RenderableType] = [_heading(f"{report.model} -> {report.output}"), _costs(report.before, report.after)]
     if report.latency is not None:
-        parts.append(_latency(report.latency))
+        parts.append(latency_table(report.latency))
     if report.check is not None:
         parts.append(_verdict(report.check))
     if report.folded:
@@ -125,20 +125,6 @@ def _costs(before: Cost, after: Cost) -> Table:
             continue
         title = {"macs": "MACs", "params": "parameters", "bytes": "size", "memory": "peak activations"}[name]
         table.add_row(title, form(old), form(new), f"{new / old:.1%}" if old else "")
-    return table
-
-
-def _latency(found: LatencyReport) -> Table:
-    threads = f"{found.threads} thread{'s' * (found.threads != 1)}" if found.threads else "all threads"
-    table = _table("", f"latency, {threads}", "ms", "of the original")
-    for title, ms in (
-        ("original", found.before),
-        ("target", found.target),
-        ("predicted", found.predicted),
-        ("measured", found.measured),
-    ):
-        if ms is not None:
-            table.add_row(title, f"{ms:.3f}", f"{ms / found.before:.1%}")
     return table
 
 
