@@ -305,3 +305,10 @@ def test_a_plan_by_a_table_is_not_measured(tmp_path: Path) -> None:
     assert report["measured"] is None
     assert report["predicted"] <= 0.6 * report["before"] * 1.001
     assert report["before"] == pytest.approx(0.64 + 0.7144 + 0.192, rel=1e-4)
+
+
+def test_a_module_is_not_timed() -> None:
+    torch = pytest.importorskip("torch")
+    module = torch.nn.Sequential(torch.nn.Linear(8, 32), torch.nn.ReLU(), torch.nn.Linear(32, 4))
+    with pytest.raises(InputError, match="latency is measured in onnxruntime; export the model to ONNX"):
+        api.plan(module, example_inputs=torch.zeros(2, 8), latency="60%", align=8)

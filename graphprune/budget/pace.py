@@ -12,6 +12,7 @@ import numpy as np
 
 from graphprune.cost.latency import NAME, Latency, latency
 from graphprune.cost.model import CostModel
+from graphprune.cost.operators import checked
 from graphprune.cost.table import load_table, table_latency
 from graphprune.coupling.cut import Mask
 from graphprune.coupling.groups import DependencyGraph
@@ -147,7 +148,7 @@ class Pace:
     def _known(self, note: Callable[[str], None]) -> Latency:
         if self._table is not None:
             return table_latency(self._deps, self._cost.lengths, load_table(self._table))
-        run = self._ready(self._deps.source.source)
+        run = self._ready(checked(self._deps))
         clock = self._setting.clock
         return latency(self._deps, self._cost.lengths, self._setting, total=lambda: alone(run, clock=clock), note=note)
 

@@ -15,7 +15,7 @@ import onnx_ir as ir
 from graphprune.cost.lengths import Lengths
 from graphprune.coupling.groups import DependencyGraph
 from graphprune.errors import InputError
-from graphprune.graph.run import CannotRun, loadable, random_feeds
+from graphprune.graph.run import CannotRun, harmful, loadable, random_feeds
 from graphprune.graph.sizes import cloned
 from graphprune.graph.timing import NodeTime, Setting, node_times
 
@@ -76,20 +76,31 @@ def operators(deps: DependencyGraph, lengths: Lengths, setting: Setting) -> list
     Raises:
         InputError: The model cannot be run under this setting.
     """
-    source = deps.source.source
-    if not isinstance(source, ir.Model):
-        raise InputError(f"{deps.source.name}: latency is measured in onnxruntime; export the model to ONNX")
+    source = checked(deps)
     setting.check()
     feed = random_feeds(deps.source, 1, 0)[0]
     try:
         with tempfile.TemporaryDirectory(prefix="graphprune-") as folder, loadable(named(source)) as model:
             extended = Path(folder) / "extended.onnx"
-            shapes = node_times(model, feed, setting, 1, level="extended", written=str(extended))
+            without = harmful(source)
+            shapes = node_times(model, feed, setting, 1, level="extended", written=str(extended), without=without)
             graph = onnx.load(str(extended), load_external_data=False)
-            times = node_times(model, feed, setting, _RUNS)
+            times = node_times(model, feed, setting, _RUNS, without=without)
     except CannotRun as error:
         raise InputError(f"{deps.source.name}: cannot be timed: onnxruntime: {error}") from None
     return list(_Reader(deps, lengths, graph, shapes).operators(times))
+
+
+def checked(deps: DependencyGraph) -> ir.Model:
+    """The model to run.
+
+    Raises:
+        InputError: It is none that onnxruntime runs.
+    """
+    source = deps.source.source
+    if not isinstance(source, ir.Model):
+        raise InputError(f"{deps.source.name}: latency is measured in onnxruntime; export the model to ONNX")
+    return source
 
 
 def named(model: ir.Model) -> ir.Model:

@@ -67,7 +67,7 @@ class Runner:
                     _reference(model, kernels)
                     if kernels
                     else ort.InferenceSession(
-                        source, options, providers=["CPUExecutionProvider"], disabled_optimizers=_harmful(model)
+                        source, options, providers=["CPUExecutionProvider"], disabled_optimizers=harmful(model)
                     )
                 )
         except Exception as error:
@@ -129,7 +129,7 @@ def loadable(model: ir.Model) -> Iterator[bytes | str]:
         yield path
 
 
-def _harmful(model: ir.Model) -> list[str]:
+def harmful(model: ir.Model) -> list[str]:
     """Optimisations that end the whole process in float16, seen where a batch axis is transposed before a MatMul."""
     values = (*model.graph.inputs, *(v for _, v in initializers(model)))
     return ["MatmulTransposeFusion"] if any(v.dtype == ir.DataType.FLOAT16 for v in values) else []

@@ -17,8 +17,9 @@ import numpy as np
 import onnx_ir as ir
 
 from graphprune.errors import InputError
+from graphprune.graph.custom import libraries
 from graphprune.graph.model import Array
-from graphprune.graph.run import CannotRun, loadable
+from graphprune.graph.run import CannotRun, harmful, loadable
 
 Clock = Callable[[], float]
 CPU = "CPUExecutionProvider"
@@ -93,7 +94,15 @@ def _processor() -> str:
     return " ".join([found.get("model name") or platform.processor() or platform.machine(), *wide])
 
 
-def session(model: bytes | str, setting: Setting, *, trace: str = "", level: str = "all", written: str = "") -> Any:
+def session(
+    model: bytes | str,
+    setting: Setting,
+    *,
+    trace: str = "",
+    level: str = "all",
+    written: str = "",
+    without: Sequence[str] = (),
+) -> Any:
     """A session on a serialised model or a path.
 
     Args:
@@ -102,6 +111,7 @@ def session(model: bytes | str, setting: Setting, *, trace: str = "", level: str
         trace: Where to write the profile, "" for none.
         level: "all" or "extended" optimisations.
         written: Where to write the optimised graph, "" for nowhere.
+        without: Optimisations to leave out.
 
     Raises:
         CannotRun: onnxruntime refuses it.
@@ -118,7 +128,9 @@ def session(model: bytes | str, setting: Setting, *, trace: str = "", level: str
     if written:
         options.optimized_model_filepath = written
     try:
-        return ort.InferenceSession(model, options, providers=[setting.provider])
+        for library in libraries():
+            options.register_custom_ops_library(library)
+        return ort.InferenceSession(model, options, providers=[setting.provider], disabled_optimizers=list(without))
     except Exception as error:
         raise CannotRun(" ".join(str(error).split())[:300]) from None
 
@@ -143,7 +155,7 @@ class NodeTime:
 
 
 def node_times(
-    model: bytes | str, feed: Mapping[str, Array], setting: Setting, runs: int, **options: str
+    model: bytes | str, feed: Mapping[str, Array], setting: Setting, runs: int, **options: Any
 ) -> list[NodeTime]:
     """Time of every node of the optimised graph, in the order in which they run.
 
@@ -264,7 +276,7 @@ def ready(model: ir.Model, feed: Mapping[str, Array], setting: Setting) -> Calla
         CannotRun: onnxruntime refuses it.
     """
     with loadable(model) as source:
-        made = session(source, setting)
+        made = session(source, setting, without=harmful(model))
     sizes = {i.name: i.shape for i in made.get_inputs()}
     given = {name: _cut(feed[name], shape) for name, shape in sizes.items()}
 
