@@ -13,7 +13,9 @@ import argparse
 import json
 import re
 import time
+from collections.abc import Sequence
 from itertools import pairwise
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.common import Row, cached_job, emit, fingerprint, header, table, write_results
@@ -152,7 +154,35 @@ def report(rows: dict[str, dict[str, Row]]) -> str:
             (name, state, runs, ours.get("macs", "-"), error, *seconds, round(total, 2), peer_state, peer_time)
         )
     names = ("network", "result", "runs", "MACs %", "error", "capture", "analysis", "plan", "rewrite", "verify")
-    return table(lines, (*names, "ours s", "Torch-Pruning", "its s")) + "\n\n" + _counts(rows)
+    shown = table(lines, (*names, "ours s", "Torch-Pruning", "its s"))
+    return f"{shown}\n\n{_counts(rows)}\n\n{_speed(rows)}"
+
+
+def _speed(rows: dict[str, dict[str, Row]]) -> str:
+    """Seconds beside Torch-Pruning's, on the networks that both prune."""
+    steps = ("capture", "analysis", "rewrite")
+    both = [
+        (sum(a[k] for k in steps), a["plan"], b["graph"] + b["step"])
+        for a, b in ((pair["graphprune"], pair["torch-pruning"]) for pair in rows.values())
+        if all(k in a for k in (*steps, "plan")) and b.get("runs")
+    ]
+    all_ours = [sum(r["graphprune"][k] for k in steps) for r in rows.values() if "rewrite" in r["graphprune"]]
+    if not both:
+        return ""
+    ours, plans, theirs = zip(*both, strict=True)
+    ratio = median(a / t for a, t in zip(ours, theirs, strict=True))
+    whole = median((a + p) / t for a, p, t in both)
+    return (
+        f"On the {len(both)} networks that run after both, seconds (median): capture + analysis + rewrite"
+        f" {median(ours):.2f}, the plan {median(plans):.2f}, Torch-Pruning's graph + step {median(theirs):.2f}; median"
+        f" ratio {ratio:.2f}, with the plan {whole:.2f}. Over all {len(all_ours)} networks ours take"
+        f" {median(all_ours):.2f} s (median) and {max(all_ours):.1f} s at most; of it {_parts(rows, steps)}."
+    )
+
+
+def _parts(rows: dict[str, dict[str, Row]], steps: Sequence[str]) -> str:
+    found = [r["graphprune"] for r in rows.values() if "rewrite" in r["graphprune"]]
+    return ", ".join(f"{step} {median(r[step] for r in found):.2f} s" for step in steps)
 
 
 def _counts(rows: dict[str, dict[str, Row]]) -> str:

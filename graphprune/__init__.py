@@ -16,10 +16,12 @@ if TYPE_CHECKING:
     from graphprune.checkpoints import channel_map, restore, scatter
     from graphprune.data import samples
     from graphprune.errors import GraphPruneError
+    from graphprune.family import family
     from graphprune.graph.custom import custom_ops
     from graphprune.plan import Plan
     from graphprune.report.profile import profile
     from graphprune.rules.custom import register
+    from graphprune.space import Space
 
 __version__ = "0.1.0"
 
@@ -27,6 +29,8 @@ _HOME = {
     **dict.fromkeys(("Result", "analyze", "apply", "load", "plan", "prune", "save", "verify"), "graphprune.api"),
     **dict.fromkeys(("slice_optimizer", "trace"), "graphprune.api_torch"),
     **dict.fromkeys(("channel_map", "restore", "scatter"), "graphprune.checkpoints"),
+    "Space": "graphprune.space",
+    "family": "graphprune.family",
     "GraphPruneError": "graphprune.errors",
     "Plan": "graphprune.plan",
     "custom_ops": "graphprune.graph.custom",
@@ -38,10 +42,12 @@ __all__ = [
     "GraphPruneError",
     "Plan",
     "Result",
+    "Space",
     "analyze",
     "apply",
     "channel_map",
     "custom_ops",
+    "family",
     "load",
     "plan",
     "profile",

@@ -10,7 +10,6 @@ from typing import Any
 import onnx_ir as ir
 
 from graphprune.api_torch import carried_out_inplace, check_destination, is_torch, slice_optimizer, trace, traced_module
-from graphprune.budget.planner import Planner
 from graphprune.budget.targets import Amount
 from graphprune.calibration import Calibration
 from graphprune.checkpoints import apply_plan, as_plan, save_module
@@ -25,12 +24,13 @@ from graphprune.graph.onnx import Source
 from graphprune.graph.onnx import load as _load
 from graphprune.importance.base import Criterion
 from graphprune.plan import Plan, is_lossless
+from graphprune.recover.steps import step_names
 from graphprune.rewrite.checkpoint import is_checkpoint
 from graphprune.rewrite.files import check_output
 from graphprune.rewrite.files import save as _save
 from graphprune.rewrite.shards import INDEX
 from graphprune.rules import has_rule
-from graphprune.search import Progress, Result, fitted, folded_cut, replay, search
+from graphprune.search import Progress, Result, fitted, folded_cut, prepared, recovered, replay, search
 from graphprune.verify.compare import Verdict
 from graphprune.verify.metric import Judge, Metric
 
@@ -97,7 +97,7 @@ def plan(
     provider: str | None = None,
     latency_table: Any = None,
     ratio: Amount | None = None,
-    criterion: str | Criterion = "l2",
+    criterion: str | Criterion = "auto",
     aggregate: str = "sum",
     normalise: str = "auto",
     data: Any = None,
@@ -110,6 +110,9 @@ def plan(
     only: Sequence[str] = (),
     allow_io: Sequence[str] = (),
     shared_offsets: bool = False,
+    width: Sequence[str] = (),
+    equal: Sequence[str] = (),
+    allocation: str = "auto",
 ) -> Plan:
     """Decide what to remove.
 
@@ -142,9 +145,14 @@ def plan(
         allow_io: Patterns of graph inputs and outputs that may shrink; a dependency graph was made with its own.
         shared_offsets: Remove the same offsets from every convolution group, head or norm group, even where each
             could keep its own.
+        width: How many units groups keep, "PATTERN=16:48", "PATTERN=16:" or "PATTERN=32"; the pattern matches names
+            of groups, or is "kind:heads".
+        equal: Patterns whose groups keep the same width; with brackets, one class for each text captured.
+        allocation: "solver" loses least under all limits, "global" ranks all units, "uniform" takes the same share of
+            every group; "auto" is the solver where losses were measured, else the ranking.
 
     Raises:
-        InputError: An option cannot be read or a pattern matches nothing.
+        InputError: An option cannot be read or a pattern matches nothing, or constraints contradict each other.
         InfeasibleError: The limits cannot be met.
         NothingToPruneError: No unit can be removed.
     """
@@ -172,9 +180,12 @@ def plan(
         "ignore": tuple(ignore),
         "only": tuple(only),
         "shared_offsets": shared_offsets,
+        "width": tuple(width),
+        "equal": tuple(equal),
+        "allocation": allocation,
     }
     options |= {k: v for k, v in {"align": align, "max_ratio": max_ratio}.items() if v is not None}
-    return Planner.from_options(deps, options).plan()
+    return prepared(deps, options).plan()
 
 
 def apply(source: Any, plan: Any, output: str | Path | None = None, *, example_inputs: Any = None) -> Any:
@@ -269,6 +280,7 @@ def prune(
     data: Any = None,
     samples: int | None = None,
     preprocess: Mapping[str, Any] | None = None,
+    recover: str | Sequence[str] = "auto",
     metric: Metric | str | None = None,
     feeds: Sequence[Any] = (),
     progress: Progress = lambda _: None,
@@ -289,6 +301,7 @@ def prune(
         data: Samples from any source of :func:`graphprune.samples`, for verification and agreement with the original.
         samples: How many of them to take (1024).
         preprocess: How images become inputs.
+        recover: What is done for the accuracy once the cut is proved: "auto", "none", or steps such as "refit".
         metric: A measure of one's own: a function of ``run(feed) -> outputs``, for a module of the module itself.
         feeds: Inputs for verification beside random ones and the data.
         progress: Called with the name of each step.
@@ -311,6 +324,7 @@ def prune(
     progress("load")
     graph = _graph(source, input_shapes, example_inputs)
     check_destination(graph, output, inplace=inplace)
+    step_names(recover)
     refuse_nan(graph)
     given = given_samples(data, graph, samples, options.get("seed", 0), preprocess)
     judge = Judge(graph, given if check else None, metric)
@@ -320,6 +334,7 @@ def prune(
         result = replay(*fitted(graph, from_plan), check, feeds, 1, progress)
     else:
         result = search(analyze(graph, allow_io=allow_io), {**options, "data": given}, check, feeds, 1, progress)
+    result = recovered(result, given, recover, progress, seed=options.get("seed", 0))
     progress("measure")
     result = replace(result, quality=judge(result.deps, result.plan, result.model))
     if inplace:

@@ -90,12 +90,20 @@ def carried_out_inplace(result: Result) -> Result:
     Raises:
         InputError: Only a graph module could be made.
     """
+    import torch
+
+    from graphprune.graph.torch_program import named_tensors
     from graphprune.plan import planned_cut
     from graphprune.rewrite.torch import boxes_of, note, rebuilt
 
     made = note(result.model)
     cut = planned_cut(result.deps, result.plan)
     module = rebuilt(result.deps.source.source.module, boxes_of(cut), made, inplace=True)
+    if result.recovery is not None:
+        fitted = dict(named_tensors(result.model))
+        with torch.no_grad():
+            for name, tensor in named_tensors(module):
+                tensor.copy_(fitted[name])
     return replace(result, model=module)
 
 

@@ -11,13 +11,21 @@ import onnx_ir as ir
 from graphprune import api
 from graphprune.data import given_samples, samples
 from graphprune.errors import InputError, VerificationError
+from graphprune.family import family, members, outputs
 from graphprune.graph.model import Array, Graph
 from graphprune.graph.onnx import external_files
 from graphprune.importance.base import wants_data
 from graphprune.plan import Plan
 from graphprune.recipe import Recipe, parse_shapes
 from graphprune.report.latency import timed
-from graphprune.report.models import AnalysisReport, CheckpointReport, FieldChange, PruneReport, VerifyReport
+from graphprune.report.models import (
+    AnalysisReport,
+    CheckpointReport,
+    FamilyReport,
+    FieldChange,
+    PruneReport,
+    VerifyReport,
+)
 from graphprune.report.profile import ProfileReport
 from graphprune.report.profile import profile as _profile
 from graphprune.report.quality import measured
@@ -31,8 +39,10 @@ _RUNS = 20
 _COMPARED = 64  # samples of the data read by verify
 
 
-def prune(model: Path, output: Path, recipe: Recipe, step: Step, *, given: Path | None = None) -> PruneReport:
-    """Prune a file and write the result, its plan, its report and its recipe, all or nothing.
+def prune(
+    model: Path, output: Path, recipe: Recipe, step: Step, *, given: Path | None = None
+) -> PruneReport | FamilyReport:
+    """Prune a file and write the result, its plan, its report and its recipe, all or nothing; so for each of a family.
 
     Args:
         model: The original.
@@ -41,20 +51,26 @@ def prune(model: Path, output: Path, recipe: Recipe, step: Step, *, given: Path 
         step: Called with the name of each step.
         given: The file that the recipe came from; it is never overwritten.
     """
-    check_output(output, model)
     options, shapes = recipe.options(), recipe.input_shapes()
+    targets = members(options)
+    paths = outputs(output, targets) if len(targets) > 1 else [output]
+    for path in paths:
+        check_output(path, model)
     step("load")
     graph = api.load(model, input_shapes=shapes)
-    result = api.prune(graph, check=not recipe.no_verify, progress=step, **recipe.data_options(), **options)
+    options |= {"check": not recipe.no_verify, "progress": step, **recipe.data_options()}
+    results = family(graph, **options) if len(targets) > 1 else [api.prune(graph, **options)]
     step("write")
-    with staged(output, partial(step, DONE)) as folder:
-        report = _written("prune", model, output, result, folder)
-        stem = output.name.removesuffix(".onnx")
-        _text(folder / f"{stem}.plan.json", result.plan.to_json())
-        if given is None or given.resolve() != (output.parent / f"{stem}.recipe.yaml").resolve():
-            _text(folder / f"{stem}.recipe.yaml", recipe.effective(result.plan.recipe, output.parent))
-        _text(folder / f"{stem}.report.json", report.model_dump_json(indent=1) + "\n")
-    return report
+    reports = []
+    for path, result in zip(paths, results, strict=True):
+        with staged(path, partial(step, DONE)) as folder:
+            reports.append(_written("prune", model, path, result, folder))
+            stem = path.name.removesuffix(".onnx")
+            _text(folder / f"{stem}.plan.json", result.plan.to_json())
+            if given is None or given.resolve() != (path.parent / f"{stem}.recipe.yaml").resolve():
+                _text(folder / f"{stem}.recipe.yaml", recipe.effective(result.plan.recipe, path.parent))
+            _text(folder / f"{stem}.report.json", reports[-1].model_dump_json(indent=1) + "\n")
+    return reports[0] if len(reports) == 1 else FamilyReport(model=str(model), members=tuple(reports))
 
 
 def apply(
@@ -103,6 +119,8 @@ def plan(model: Path, output: Path, recipe: Recipe, step: Step) -> PruneReport:
     """Write the plan of a prune; nothing is verified."""
     check_output(output, model)
     options = recipe.options()
+    if len(members(options)) > 1:
+        raise InputError("plan makes one plan; prune takes several targets and writes a plan for each")
     step("load")
     graph = api.load(model, input_shapes=recipe.input_shapes())
     step("analyze")

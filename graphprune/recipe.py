@@ -28,7 +28,8 @@ class Recipe:
     """Options of a run; None where nothing was given. The names are those of the flags.
 
     Attributes:
-        macs: Limit on MACs: 50% (what remains) or 1.2G.
+        macs: Limit on MACs: 50% (what remains) or 1.2G. This and other targets may be lists, 75%,50%,25%: a family of
+            nested models from one analysis, written to OUTPUT-75 ... or where OUTPUT has {}.
         params: Limit on parameters: 50% or 5M.
         size: Limit on the size of the file: 50% or 20MB.
         memory: Limit on the activations alive at once, at batch 1: 50% or 8MB.
@@ -51,6 +52,12 @@ class Recipe:
             Repeatable.
         shared_offsets: Every convolution group, head or norm group loses the same offsets, even where each could keep
             its own.
+        width: How many channels groups keep: PATTERN=16:48, PATTERN=16: or PATTERN=32, where the pattern matches names
+            of groups as analyze shows them, or is kind:heads. Repeatable.
+        equal: Regular expression; the groups whose names match keep the same width. With brackets, one class for
+            each text that they capture. Repeatable.
+        allocation: How the cut is shared out: solver (least loss under all limits), global (one ranking of all
+            channels), uniform (the same share everywhere), or auto: solver where losses were measured, else global.
         criterion: How channels are ranked, see docs/criteria.md (l2). By weights: l1, l2, lamp, bn-scale, fpgm, dimap,
             spectral, similarity, random. By --data: wanda, activation-mean, activation-variance,
             activation-attention, apoz, correlation, entropy.
@@ -86,6 +93,9 @@ class Recipe:
     only: tuple[str, ...] | None = None
     allow_io: tuple[str, ...] | None = None
     shared_offsets: bool | None = None
+    width: tuple[str, ...] | None = None
+    equal: tuple[str, ...] | None = None
+    allocation: str | None = None
     criterion: str | None = None
     aggregate: str | None = None
     normalise: str | None = None
@@ -121,6 +131,9 @@ class Recipe:
             "only",
             "allow_io",
             "shared_offsets",
+            "width",
+            "equal",
+            "allocation",
             "criterion",
             "aggregate",
             "normalise",
@@ -276,6 +289,10 @@ def _text(value: Any) -> str:
     return str(value)
 
 
+def _amounts(value: Any) -> str:
+    return ",".join(_text(v) for v in (value if isinstance(value, list) else [value]))
+
+
 def _whole(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError
@@ -308,7 +325,7 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 
 _CONVERT: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
-    **dict.fromkeys(_AMOUNTS, ("an amount such as 50% or 1.2G", _text)),
+    **dict.fromkeys(_AMOUNTS, ("an amount such as 50% or 1.2G, or a list of them", _amounts)),
     "align": ("a whole number, or auto", _text),
     "min_channels": ("a whole number", _whole),
     "max_ratio": ("a number", _fraction),
@@ -316,6 +333,9 @@ _CONVERT: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "only": ("a regular expression or a list of them", _texts),
     "allow_io": ("a regular expression or a list of them", _texts),
     "shared_offsets": ("true or false", _switch),
+    "width": ("text such as PATTERN=16:48 or a list of it", _texts),
+    "equal": ("a regular expression or a list of them", _texts),
+    "allocation": ("a name", _text),
     "criterion": ("a name", _text),
     "aggregate": ("a name", _text),
     "normalise": ("a name", _text),

@@ -16,11 +16,14 @@ from graphprune.budget.translate import translated
 from graphprune.cost.model import CostModel, Costs
 from graphprune.coupling.cut import Cut
 from graphprune.coupling.groups import DependencyGraph, analyze
+from graphprune.data import Samples
 from graphprune.dialect import Dialect, dialect_of
-from graphprune.errors import InfeasibleError, NothingToPruneError, VerificationError
+from graphprune.errors import InfeasibleError, InputError, NothingToPruneError, VerificationError
 from graphprune.folding.analysis import Folding
 from graphprune.graph.model import Graph
 from graphprune.plan import Plan, is_lossless, planned_cut
+from graphprune.recover.judge import judged
+from graphprune.recover.steps import AUTO, Recovery, recover, step_names
 from graphprune.verify.bisect import culprits
 from graphprune.verify.compare import Verdict
 from graphprune.verify.metric import Quality
@@ -43,6 +46,7 @@ class Result:
         frozen: Groups that were given up because they did not verify.
         folded: Constants of removed channels that the layers reading them took over.
         quality: The user's metric and agreement with the original; None where nothing was measured.
+        recovery: What was done for its accuracy after the cut was proved, None when nothing was.
         notes: What else to know, such as groups that the criterion could not judge.
         timing: What became of a latency target; None without one.
     """
@@ -57,6 +61,7 @@ class Result:
     folded: int = 0
     quality: Quality | None = None
     notes: tuple[str, ...] = ()
+    recovery: Recovery | None = None
     timing: Timing | None = None
 
 
@@ -106,6 +111,45 @@ def replay(
     return Result(model, ready, cut.deps, before, after, verdict, folded=cut.folded)
 
 
+def prepared(deps: DependencyGraph, options: Mapping[str, Any], progress: Progress = lambda _: None) -> Planner:
+    """A planner that knows what every group costs in quality, as far as its criterion measures that.
+
+    Raises:
+        InputError: An option is unknown or cannot be read.
+    """
+    planner = Planner.from_options(deps, options)
+    if planner.by_curves and planner.calibration is not None:
+        progress("calibrate")
+        planner.curves = judged(planner.deps, planner.calibration, planner.scores, progress)
+    return planner
+
+
+def recovered(
+    result: Result, samples: Samples | None, how: str | Sequence[str], progress: Progress, *, seed: int = 0
+) -> Result:
+    """A result whose weights were fitted to data, as far as that brings its outputs closer to the original's.
+
+    Raises:
+        InputError: There is no such step, or a step is asked for by name and there is no data.
+    """
+    names = step_names(how)
+    if samples is None or not names:
+        if names and how != AUTO:
+            raise InputError(f"--recover {', '.join(names)} learns from samples: give some with --data")
+        return result
+    if is_lossless(result.plan):
+        return result
+    progress("recover")
+    cut = folded_cut(result.deps, result.plan)
+    try:
+        model, report = recover(cut, result.model, samples, names, seed=seed, progress=progress)
+    except InputError as error:
+        if how != AUTO:
+            raise
+        return replace(result, notes=(*result.notes, f"not recovered: {error}"))
+    return replace(result, model=model, recovery=report)
+
+
 def search(
     deps: DependencyGraph,
     options: Mapping[str, Any],
@@ -113,8 +157,9 @@ def search(
     feeds: Sequence[Any],
     samples: int,
     progress: Progress,
+    planner: Planner | None = None,
 ) -> Result:
-    """Plan, rewrite, verify; give up culprits and plan again.
+    """Plan, rewrite, verify; give up culprits and plan again. A planner that is given has read its options already.
 
     Raises:
         InputError: An option is unknown or cannot be read.
@@ -122,7 +167,7 @@ def search(
         NothingToPruneError: No unit can be removed.
         VerificationError: The result could not be proved right.
     """
-    planner, dialect = Planner.from_options(deps, options), dialect_of(deps.source)
+    planner, dialect = planner or prepared(deps, options, progress), dialect_of(deps.source)
     deps = planner.deps
     frozen: list[str] = []
     verdict: Verdict | None = None

@@ -36,6 +36,8 @@ FLOW = [
     "checkpoints",
     "api_torch",
     "api",
+    "family",
+    "space",
     "recipe",
     "commands",
     "cli",

@@ -300,6 +300,8 @@ def test_labels_have_to_fit() -> None:
         taylor(deps, Calibrated(feeds, labels=np.array([0])))
     with pytest.raises(InputError, match="no samples"):
         taylor(deps, Calibrated([]))
+    with pytest.raises(InputError, match="NaN"):
+        taylor(deps, Calibrated([{"x": np.full((2, 4), np.inf, np.float32)}]))
 
 
 def test_without_onnx_ad_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,7 +34,7 @@ def figures(task: Task, macs: str, options: argparse.Namespace, report: Report) 
                 continue
             settings = {"criterion": criterion, "recover": recover, "align": 1}
             job = {"kind": "ours", "macs": macs, "data": data, "options": settings}
-            seeds = options.seeds if data or criterion == "random" else 1
+            seeds = max(3, options.seeds) if criterion == "random" else options.seeds if data else 1
             rows = [remembered(task, seeded(job, seed), options) for seed in range(seeds)]
             report.data += [{"task": task.name, **job, "seed": s, **row} for s, row in enumerate(rows)]
             cells.append(report.cell(f"{task.name}, {criterion}, {recover}", rows, task.metric))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from graphprune.algebra.axis import Ids
+from graphprune.budget.choices import choice
 from graphprune.budget.curves import Curve
-from graphprune.budget.solver import choice
 from graphprune.budget.targets import Constraints
 from graphprune.cost.model import CostModel
 from graphprune.coupling.cut import Mask
@@ -56,7 +56,7 @@ def _aligned(deps: DependencyGraph, cost: CostModel, constraints: Constraints, d
     nothing = np.zeros(len(dead))
     for group in deps.groups:
         found = choice(group, Curve.of_scores(group.units, nothing), constraints, dead)
-        out[found.order[: found.removable[-1]]] = True
+        out[found.units(-1)] = True
     while emptied := cost.emptied(out):
         for axis in emptied:
             assert axis.units is not None

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from graphprune.cost.alignment import favoured_alignment
 from graphprune.cost.latency import NAME, Latency, latency
 from graphprune.cost.model import CostModel
 from graphprune.cost.operators import checked
@@ -107,10 +108,48 @@ def recorded(timing: Mapping[str, Any]) -> dict[str, Any]:
     return {k: getattr(v, "__name__", v) if callable(v) else v for k, v in timing.items()}
 
 
+def read_timing(
+    rest: dict[str, Any], latency: str | float | None, note: Callable[[str], None], *, lossless: bool
+) -> dict[str, Any]:
+    """Take the options of timing out of others, and put a number where the alignment is to be found out.
+
+    Args:
+        rest: Options; changed.
+        latency: The latency target.
+        note: Told what is worth knowing.
+        lossless: Whether nothing but dead channels leaves.
+
+    Raises:
+        InputError: There is no latency that they say how to measure.
+    """
+    given = {k: rest.pop(k, None) for k in TIMING}
+    timing = {k: v for k, v in given.items() if v is not None}
+    if timing and latency is None and rest.get("align") != AUTO:
+        raise InputError(f"--{next(iter(timing)).replace('_', '-')} belongs to --latency, which is not given")
+    if latency is not None and "latency_table" not in timing and not lossless:
+        rest.setdefault("align", AUTO)
+    if rest.get("align") == AUTO:
+        rest["align"] = favoured_alignment(setting_of(timing), note=note)
+    return timing
+
+
+def paced(
+    deps: DependencyGraph,
+    cost: CostModel,
+    amount: str | float,
+    timing: Mapping[str, Any],
+    note: Callable[[str], None],
+    known: Latency | None,
+) -> Pace:
+    """A latency target by the options of a run, see :class:`Pace`."""
+    return Pace(deps, cost, amount, setting_of(timing), table=timing.get("latency_table"), note=note, known=known)
+
+
 class Pace:
     """A latency target with what predicts and what measures it.
 
     Attributes:
+        known: The latency of the original.
         limit: What the predicted time may be now, nanoseconds.
         timing: What the latest candidate came to.
         best: What the best came to.
@@ -134,6 +173,7 @@ class Pace:
         self._table, self._race = table, race
         if known is None:
             known = self._known(note)
+        self.known = known
         self._cost.measures[NAME] = known.measure
         self._whole = self.predicted(np.zeros(deps.state.store.count, bool))
         target = value * known.seconds if relative else value

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from graphprune.algebra.axis import Ids
+from graphprune.budget.curves import Curve
 from graphprune.budget.lossless import dead_units, lossless_units
-from graphprune.budget.pace import AUTO, TIMING, Pace, recorded, setting_of
+from graphprune.budget.pace import Pace, paced, read_timing, recorded
 from graphprune.budget.record import make_plan
 from graphprune.budget.selection import allowed_units
-from graphprune.budget.solver import solve
-from graphprune.budget.targets import Amount, Constraints, Targets
+from graphprune.budget.solver import ALLOCATIONS, solve
+from graphprune.budget.targets import Constraints, Targets
 from graphprune.calibration import Calibration
-from graphprune.cost.alignment import favoured_alignment
 from graphprune.cost.latency import NAME as LATENCY
 from graphprune.cost.model import CostModel
 from graphprune.coupling.cut import Cut, Mask
@@ -28,9 +28,23 @@ from graphprune.importance.base import Criterion, score
 from graphprune.importance.fibres import ranked
 from graphprune.plan import Plan
 
+AUTO, OBS = "auto", "obs"
+_POSITIONS = 40_000  # of a layer that Gram matrices are summed over
+
 
 class Planner:
-    """Scores once, then solves as often as verification asks for."""
+    """Scores once, then solves as often as verification asks for.
+
+    Attributes:
+        deps: The dependency graph, with the choices per block that the scores made.
+        cost: Its cost model.
+        dense: Costs of the original.
+        limits: Upper limits by cost name.
+        scores: Score per unit id.
+        curves: A curve for every group, where something better is known than the sums of the scores.
+        gone: Units that an earlier, larger solution removed; the next removes them as well.
+        recipe: The options, for the plan.
+    """
 
     def __init__(
         self,
@@ -41,12 +55,15 @@ class Planner:
         seed: int,
         *,
         lossless: bool = False,
+        allocation: str = ALLOCATIONS[0],
         calibration: Calibration | None = None,
         aggregate: str = "sum",
         normalise: str = "auto",
         timing: Mapping[str, Any] | None = None,
         notes: Sequence[str] = (),
     ) -> None:
+        if allocation not in ALLOCATIONS:
+            raise InputError(f"unknown allocation {allocation!r}; there are {', '.join(ALLOCATIONS)}")
         self.deps = deps
         self.lossless = lossless
         self.cost = CostModel(deps)
@@ -58,28 +75,46 @@ class Planner:
         given = {k: v for k, v in asdict(targets).items() if v is not None}
         if lossless:
             _check_lossless(deps, given)
-        self.limits = {} if lossless else targets.limits(self.dense, deps.source.file_bytes)
-        self.size_limit = targets.size_limit(deps.source.file_bytes)
-        self.ratio = targets.removed_share()
         self.notes: list[str] = list(notes)
-        self.pace = None if lossless or targets.latency is None else self._paced(targets.latency, timing or {})
+        self.pace: Pace | None = None
+        self._timing = timing or {}
+        self.limits: dict[str, int] = {}
+        if not lossless:
+            self.aim(targets)
         if not any(self.allowed[g.units].any() for g in deps.groups):
-            raise NothingToPruneError(_why_nothing(deps))
+            raise NothingToPruneError(f"{deps.source.name}: --ignore and --only leave no group to prune")
+        self.allocation = allocation
+        self.curves: Sequence[Curve] | None = None
+        self.gone: Mask | None = None
         shared = fibred(deps, ())
         self.folding = Folding(shared)
         known: dict[str, Any] = {"calibration": calibration, "aggregate": aggregate}
+        criterion = self._chosen(criterion, calibration)
+        self.calibration, self.by_curves = calibration, criterion == OBS and not lossless
+        name = criterion if isinstance(criterion, str) else getattr(criterion, "__name__", "custom")
+        criterion = "l2" if self.by_curves else criterion
         self.deps = shared if lossless or constraints.shared_offsets else ranked(deps, criterion, seed, **known)
         self.scores = np.zeros(0)
         if not lossless:
             self.scores = score(self.deps, criterion, seed, **known, normalise=normalise, notes=self.notes)
             self.scores[self._dead()] = 0.0  # they cost nothing, whatever ranks them
-        name = criterion if isinstance(criterion, str) else getattr(criterion, "__name__", "custom")
         asked = {"lossless": True} if lossless else {**given, "criterion": name, "seed": seed}
         combined = {"aggregate": aggregate} if aggregate != "sum" else {}
         combined |= {"normalise": normalise} if normalise != "auto" else {}
-        self.recipe = {**asked, **combined, **asdict(constraints), **recorded(timing or {})}
+        self.recipe = {**asked, **combined, **asdict(constraints), **recorded(self._timing)}
+        if allocation != ALLOCATIONS[0]:
+            self.recipe["allocation"] = allocation
         if deps.allow_io:
             self.recipe["allow_io"] = deps.allow_io
+
+    @staticmethod
+    def _chosen(criterion: str | Criterion, calibration: Calibration | None) -> str | Criterion:
+        """The criterion that "auto" stands for."""
+        if criterion == OBS and calibration is None:
+            raise InputError("criterion obs looks at activations: give samples with --data")
+        if criterion != AUTO:
+            return criterion
+        return OBS if calibration is not None and calibration.on_files else "l2"
 
     @classmethod
     def from_options(cls, deps: DependencyGraph, options: Mapping[str, Any]) -> Planner:
@@ -90,41 +125,38 @@ class Planner:
         """
         rest: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
         targets = Targets(**{f.name: rest.pop(f.name, None) for f in fields(Targets)})
-        criterion, seed = rest.pop("criterion", "l2"), rest.pop("seed", 0)
-        scoring: dict[str, Any] = {k: rest.pop(k) for k in ("aggregate", "normalise") if k in rest}
+        criterion, seed = rest.pop("criterion", AUTO), rest.pop("seed", 0)
+        scoring: dict[str, Any] = {k: rest.pop(k) for k in ("aggregate", "normalise", "allocation") if k in rest}
         data = rest.pop("data", None)
-        calibration = data if data is None or isinstance(data, Calibration) else Calibration(deps, data, seed=seed)
+        calibration = data
+        if data is not None and not isinstance(data, Calibration):
+            calibration = Calibration(deps, data, seed=seed, positions=_POSITIONS)
         lossless, notes = bool(rest.pop("lossless", False)), list[str]()
-        timing = {k: rest.pop(k) for k in TIMING if rest.get(k) is not None}
-        if timing and targets.latency is None and rest.get("align") != AUTO:
-            raise InputError(f"--{next(iter(timing)).replace('_', '-')} belongs to --latency, which is not given")
-        if targets.latency is not None and "latency_table" not in timing and not lossless:
-            rest = {"align": AUTO, **rest}
-        if rest.get("align") == AUTO:
-            rest["align"] = favoured_alignment(setting_of(timing), note=notes.append)
+        timing = read_timing(rest, targets.latency, notes.append, lossless=lossless)
         if lossless:  # nothing speaks against the last dead channel
             rest = {"align": 1, "max_ratio": 1.0, **rest}
-        rest = {k: v for k, v in rest.items() if k not in TIMING}
         unknown = set(rest) - {f.name for f in fields(Constraints)}
         if unknown:
             raise InputError(f"unknown option {', '.join(sorted(unknown))}")
         constraints = Constraints(**rest)
-        more: dict[str, Any] = {
-            "lossless": lossless,
-            "calibration": calibration,
-            "timing": timing,
-            "notes": notes,
-            **scoring,
-        }
-        return cls(deps, targets, constraints, criterion, seed, **more)
+        scoring |= {"lossless": lossless, "calibration": calibration, "timing": timing, "notes": notes}
+        return cls(deps, targets, constraints, criterion, seed, **scoring)
 
-    def _paced(self, amount: Amount, timing: Mapping[str, Any]) -> Pace:
-        """The latency target, its limit among the others."""
-        pace = Pace(
-            self.deps, self.cost, amount, setting_of(timing), table=timing.get("latency_table"), note=self.notes.append
-        )
-        self.limits[LATENCY] = pace.limit
-        return pace
+    def aim(self, targets: Targets) -> None:
+        """Take other targets; all that was worked out before stays.
+
+        Raises:
+            InputError: A target cannot be read or is met already.
+        """
+        self.limits = targets.limits(self.dense, self.deps.source.file_bytes)
+        self.size_limit = targets.size_limit(self.deps.source.file_bytes)
+        self.ratio = targets.removed_share()
+        if targets.latency is None:
+            self.pace = None
+            return
+        known = self.pace.known if self.pace is not None else None
+        self.pace = paced(self.deps, self.cost, targets.latency, self._timing, self.notes.append, known)
+        self.limits[LATENCY] = self.pace.limit
 
     def timed(self, model: Any, removed: Mask) -> bool:
         """Measure a candidate where a latency is asked for; False when the limit was corrected and one more is due."""
@@ -180,6 +212,9 @@ class Planner:
             constraints=self.constraints,
             allowed=self.allowed,
             ratio=self.ratio,
+            curves=self.curves,
+            gone=self.gone,
+            allocation=self.allocation,
         )
         if not units.size:
             raise NothingToPruneError(
@@ -187,6 +222,12 @@ class Planner:
                 " lower --align or raise the target"
             )
         return units
+
+    def removed(self, plan: Plan) -> Ids:
+        """The units that a plan of this planner removes."""
+        gone = {g.name: list(g.removed) for g in plan.groups}
+        parts = [g.units[gone[g.name]] for g in self.deps.groups if g.name in gone]
+        return np.concatenate(parts) if parts else np.zeros(0, np.int32)
 
     def write(self, units: Ids) -> Plan:
         """The plan that removes these units."""

@@ -5,14 +5,31 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from graphprune.coupling.cut import Mask
-from graphprune.coupling.groups import DependencyGraph
+from graphprune.coupling.groups import DependencyGraph, Group
 from graphprune.errors import InputError
 
 _KIND = "kind:"
+_RANGE = re.compile(r"(?P<pattern>.+)=(?P<low>\d*)(?P<span>:?)(?P<high>\d*)")
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How many units a group keeps.
+
+    Attributes:
+        low: At least.
+        high: At most.
+        text: The constraint as it was given.
+    """
+
+    low: int
+    high: int
+    text: str
 
 
 def allowed_units(deps: DependencyGraph, ignore: Sequence[str], only: Sequence[str]) -> Mask:
@@ -36,11 +53,7 @@ def allowed_units(deps: DependencyGraph, ignore: Sequence[str], only: Sequence[s
 
 def _touched(deps: DependencyGraph, pattern: str, option: str) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
     """Units on any axis of the weights that a pattern names, directly or through their node; or of a kind."""
-    try:
-        with warnings.catch_warnings(action="ignore", category=FutureWarning):
-            regex = re.compile(pattern)
-    except re.error as error:
-        raise InputError(f"{option} {pattern}: not a regular expression ({error})") from None
+    regex = _regex(pattern, f"{option} {pattern}")
     if pattern.startswith(_KIND):
         return _of_kind(deps, pattern, option)
     tensors = list(_matching(deps, regex))
@@ -76,3 +89,80 @@ def _matching(deps: DependencyGraph, regex: re.Pattern[str]) -> Iterator[str]:
         if regex.search(node.name) or (node.scope and regex.search(node.scope)):
             stored = [n for n in node.inputs if n in deps.source.weights]
             yield from stored or [n for n in (*node.inputs, *node.outputs) if n]
+
+
+def _regex(pattern: str, said: str) -> re.Pattern[str]:
+    try:
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):
+            return re.compile(pattern)
+    except re.error as error:
+        raise InputError(f"{said}: not a regular expression ({error})") from None
+
+
+# -- whole groups ----------------------------------------------------------------------------------------------
+
+
+def width_bounds(deps: DependencyGraph, given: Sequence[str]) -> dict[str, Bounds]:
+    """Floors and ceilings by group name, from "PATTERN=16:48", "PATTERN=16:", "PATTERN=:48" or "PATTERN=32".
+
+    A pattern matches names of groups, "conv1.weight[0]" (``re.search``), or is "kind:heads". Several that match one
+    group hold together.
+
+    Raises:
+        InputError: One cannot be read, matches nothing, or they contradict each other.
+    """
+    out: dict[str, Bounds] = {}
+    for text in given:
+        match = _RANGE.fullmatch(text)
+        if match is None or not match["low"] + match["high"]:
+            raise InputError(f"--width {text}: cannot be read; write PATTERN=16:48, PATTERN=16: or PATTERN=32")
+        low = int(match["low"] or 1)
+        high = low if not match["span"] else int(match["high"]) if match["high"] else 1 << 62
+        if low < 1 or low > high:
+            raise InputError(f"--width {text}: the least must be 1 or more and not above the most")
+        for group, _ in _named(deps, match["pattern"], f"--width {text}"):
+            old = out.get(group.name, Bounds(1, 1 << 62, text))
+            new = Bounds(max(low, old.low), min(high, old.high), text)
+            if new.low > new.high:
+                raise InputError(f"--width {text}: contradicts --width {old.text} for group {group.name}")
+            if new.low > group.size:
+                raise InputError(f"--width {text}: group {group.name} has only {group.size} units")
+            out[group.name] = new
+    return out
+
+
+def equal_classes(deps: DependencyGraph, given: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Class of equal width by group name: the pattern, and the text that its brackets captured.
+
+    Raises:
+        InputError: A pattern matches less than two groups, or a group is in two classes.
+    """
+    out: dict[str, tuple[str, str]] = {}
+    for text in given:
+        found = list(_named(deps, text, f"--equal {text}"))
+        if len(found) < 2:
+            raise InputError(f"--equal {text}: matches only group {found[0][0].name}; a class has at least two")
+        for group, captured in found:
+            old = out.setdefault(group.name, (text, captured))
+            if old[0] != text:
+                raise InputError(f"--equal {text}: group {group.name} is in the class --equal {old[0]} already")
+    return out
+
+
+def _named(deps: DependencyGraph, pattern: str, said: str) -> Iterator[tuple[Group, str]]:
+    """Groups whose names a pattern matches, and what its brackets captured.
+
+    Raises:
+        InputError: There are none.
+    """
+    found = False
+    wanted = pattern.removeprefix(_KIND).strip() if pattern.startswith(_KIND) else None
+    regex = _regex(pattern, said)
+    for group in deps.groups:
+        match = regex.search(group.name)
+        if group.kind == wanted or (wanted is None and match is not None):
+            found = True
+            yield group, " ".join(g or "" for g in match.groups()) if match is not None else ""
+    if not found:
+        known = ", ".join(g.name for g in deps.groups[:3])
+        raise InputError(f"{said}: matches no group (they are called {known}, as analyze shows)")

@@ -126,6 +126,9 @@ class Constraints:
         only: Regular expressions; only units of matching nodes, weights and module paths may leave.
         shared_offsets: Every convolution group, head or norm group loses the same offsets, even where each could
             keep its own.
+        width: Floors and ceilings of groups, "PATTERN=16:48"; what a pattern matches, see
+            :func:`graphprune.budget.selection.width_bounds`.
+        equal: Patterns whose groups keep the same width; those with brackets make a class of each text captured.
     """
 
     align: int = 8
@@ -134,6 +137,8 @@ class Constraints:
     ignore: tuple[str, ...] = field(default=())
     only: tuple[str, ...] = field(default=())
     shared_offsets: bool = False
+    width: tuple[str, ...] = field(default=())
+    equal: tuple[str, ...] = field(default=())
 
     def __post_init__(self) -> None:
         if self.align < 1:

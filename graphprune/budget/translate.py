@@ -52,8 +52,8 @@ def translated(deps: DependencyGraph, plan: Plan) -> Plan:
     if all(n in weights and weights[n].shape == plan.shapes.get(n, weights[n].shape) for n in plan.weights):
         return plan
     model = deps.source.name
-    if not plan.shapes or is_lossless(plan):
-        missing = next(n for n in plan.weights if n not in weights)
+    missing = next((n for n in plan.weights if n not in weights and (is_lossless(plan) or n not in plan.shapes)), None)
+    if missing is not None:
         raise InputError(f"{model}: the plan cuts weight {missing}, which this model does not have")
     if plan.blocks:
         raise InputError(
@@ -173,10 +173,12 @@ def _units(deps: DependencyGraph, known: Mapping[str, Rows]) -> Ids:
 
 def _check_covered(deps: DependencyGraph, plan: Plan, found: set[str]) -> None:
     """Refuse a plan with a group whose weight is not known here: what leaves there cannot be told."""
-    for group in plan.groups:
-        name = group.name.rpartition("[")[0]
-        if name not in found:
-            raise InputError(
-                f"{deps.source.name}: the plan cuts weight {name}, and nothing here can be told to be that weight:"
-                " it was renamed, folded into another one, or may be any of several"
-            )
+    if all(group.name.rpartition("[")[0] in found for group in plan.groups):
+        return
+    name = next(n for n in plan.weights if n not in found)
+    here = deps.source.weights.get(name)
+    missing = "which this model does not have" if here is None else f"which has sizes {list(here.shape)} here"
+    raise InputError(
+        f"{deps.source.name}: the plan cuts weight {name}, {missing}, and no other can be told to be it: it was"
+        " renamed, folded into another one, or may be any of several"
+    )

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
+import onnx.version_converter
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
@@ -33,6 +34,7 @@ from graphprune.graph.types import Shape
 
 MEND = "use a criterion without gradients (--criterion l2), or perturbation"
 _PREFIX = "adj_"
+_MODERN, _OPSET, _MODERN_IR = 16, 18, 8  # sums in ScatterND came with 16
 _HELD = 1024  # larger stored tensors stay out of onnx-ad's way
 
 
@@ -174,11 +176,23 @@ def _reversed(model: ir.Model, inputs: list[str], heads: Sequence[str]) -> ir.Mo
     try:
         with in_place():
             made: onnx.ModelProto = onnx_ad.reverse(
-                ir.to_proto(model), inputs=inputs, outputs=list(heads), prefix=_PREFIX, dim="seeds", layout="onnx"
+                _modern(model), inputs=inputs, outputs=list(heads), prefix=_PREFIX, dim="seeds", layout="onnx"
             )
     except onnx_ad.UnsupportedOperator as error:
         raise NoGradient(" ".join(str(error).split())) from None
     return ir.from_proto(made)
+
+
+def _modern(model: ir.Model) -> onnx.ModelProto:
+    """The model at an opset that has what gradients are made of, as far as it can be brought there."""
+    proto: onnx.ModelProto = ir.to_proto(model)
+    if model.graph.opset_imports.get("", _OPSET) >= _MODERN:
+        return proto
+    try:
+        proto.ir_version = max(proto.ir_version, _MODERN_IR)
+        return onnx.version_converter.convert_version(proto, _OPSET)
+    except Exception:  # it knows no foreign operators, and not all old ones
+        return proto
 
 
 def _taken_out(model: ir.Model, found: Mapping[str, ir.Value], pairs: Sequence[tuple[str, str]]) -> dict[str, ir.Value]:

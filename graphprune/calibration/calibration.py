@@ -11,6 +11,7 @@ from typing import TypeVar
 from weakref import WeakValueDictionary, finalize
 
 import numpy as np
+import onnx_ir as ir
 
 from graphprune.calibration.cache import Digest, model_key
 from graphprune.calibration.grams import Gram, Source
@@ -74,6 +75,11 @@ class Calibration:
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._files = 0
         self._held = [0]  # bytes of results in memory that somebody still has
+
+    @property
+    def on_files(self) -> bool:
+        """Whether the model is an ONNX model."""
+        return isinstance(self.deps.source.source, ir.Model)
 
     def readable(self, name: str) -> bool:
         """Whether a value can be read: it depends on the inputs and lies at the top level of the model."""

@@ -128,7 +128,10 @@ class OnnxGradients:
                 [v.name or "" for v in made.model.graph.inputs],
             )
         ready = self._ready[key]
-        given = {**feed, **{n: s[..., None] for n, s in zip(ready.seeds, seeds, strict=True)}}
+        given = dict(feed)
+        for name, head, seed in zip(ready.seeds, self.heads, seeds, strict=True):
+            dtype = ir.DataType[self.graph.values[head.name].dtype.upper()].numpy()
+            given[name] = seed[..., None].astype(dtype)
         return [
             np.asarray(a, np.float64) for a in self._run(ready.run, {n: given[n] for n in ready.names if n in given})
         ]

@@ -119,8 +119,8 @@ def _recurrent(graph: Graph, node: Node, slot: int) -> Source:
             x = values[data]
             steps = (np.swapaxes(x, 0, 1) if batch_first else x)[:, None]
         else:
-            steps = _before(values[states], value(first), value(ends), direction, batch_first=batch_first)
-        rows = _kept(steps, value(ends))
+            steps = states_before(values[states], value(first), value(ends), direction, batch_first=batch_first)
+        rows = carried_out(steps, value(ends))
         chosen = _sample(rows.shape[1], rng, limit)
         yield rows if chosen is None else rows[:, chosen]
 
@@ -133,7 +133,7 @@ def _given(node: Node, slot: int) -> str:
     return node.inputs[slot] if len(node.inputs) > slot else ""
 
 
-def _before(made: Array, first: Array | None, ends: Array | None, direction: str, *, batch_first: bool) -> Array:
+def states_before(made: Array, first: Array | None, ends: Array | None, direction: str, *, batch_first: bool) -> Array:
     """What each step reads as the state, shape (time, directions, batch, hidden)."""
     states = made.transpose(1, 2, 0, 3) if batch_first else made
     if first is not None and batch_first:
@@ -152,7 +152,7 @@ def _before(made: Array, first: Array | None, ends: Array | None, direction: str
     return out
 
 
-def _kept(steps: Array, ends: Array | None) -> Array:
+def carried_out(steps: Array, ends: Array | None) -> Array:
     """Rows (directions, time · batch, features) of the steps that are carried out."""
     time, directions, batch, width = steps.shape
     rows = steps.transpose(1, 0, 2, 3).reshape(directions, time * batch, width)

@@ -89,6 +89,18 @@ class Walk:
         for feed in range(self.feeds):
             yield self._store.get(self._key(name), feed)
 
+    def peek(self, name: str) -> Iterator[Array]:
+        """What a value ahead will hold, feed by feed, without going there."""
+        if self.has(name):
+            yield from self.value(name)
+            return
+        stretch = self._nodes[self._place : self._made[name] + 1]
+        read = {v.name for n in stretch for v in _reads(n, self._model.graph)}
+        inputs = [n for n in self._live if n in read]
+        runner = self._runner(inputs, [name])
+        for feed in range(self.feeds):
+            yield runner({n: self._store.get(self._key(n), feed) for n in inputs})[0]
+
     def want(self, name: str) -> None:
         """Hold a value until it is released, whoever else reads it."""
         self._wanted[name] = 1
@@ -122,12 +134,15 @@ class Walk:
         self._sweep()
 
     def _carry_out(self, inputs: Sequence[str], kept: Sequence[str]) -> None:
-        sample = {n: self._store.get(self._key(n), 0) for n in inputs}
-        runner = Runner(self._piece(sample, kept), threads=self._threads)
+        runner = self._runner(inputs, kept)
         for feed in range(self.feeds):
             made = runner({n: self._store.get(self._key(n), feed) for n in inputs})
             for name, array in zip(kept, made, strict=True):
                 self._store.put(self._key(name), feed, array)
+
+    def _runner(self, inputs: Sequence[str], made: Sequence[str]) -> Runner:
+        sample = {n: self._store.get(self._key(n), 0) for n in inputs}
+        return Runner(self._piece(sample, made), threads=self._threads)
 
     def _piece(self, sample: Mapping[str, Array], kept: Sequence[str]) -> ir.Model:
         """The stretch between some values as a model."""

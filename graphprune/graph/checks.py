@@ -69,7 +69,7 @@ def refuse_nan(graph: Graph) -> None:
     """
     seen: set[str] = set()
     for weight in graph.weights.values():
-        if weight.source in seen or weight.origin == "fill" or weight.dtype not in _FLOATS:
+        if weight.source in seen or weight.origin in ("fill", "shape") or weight.dtype not in _FLOATS:
             continue
         seen.add(weight.source)
         array = weight.read()

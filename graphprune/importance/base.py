@@ -22,6 +22,7 @@ from graphprune.importance.entropy import entropy
 from graphprune.importance.fpgm import fpgm
 from graphprune.importance.gradient_criteria import GRADIENTS
 from graphprune.importance.lamp import lamp
+from graphprune.importance.obs import obs
 from graphprune.importance.similarity import similarity
 from graphprune.importance.slices import AGGREGATES, Scores, Slices
 from graphprune.importance.spectral import spectral
@@ -56,6 +57,7 @@ MEASURED: dict[str, Criterion] = {
     "correlation": correlation,
     "entropy": entropy,
     **GRADIENTS,
+    "obs": obs,
 }
 """Criteria that look at data: functions (deps, calibration)."""
 

@@ -114,6 +114,8 @@ def scales_of(runs: Iterable[tuple[Mapping[str, Array], list[NDArray[np.float32]
     first = list(islice(runs, _SCALING))
     if not first:
         raise InputError("there are no samples to take gradients on")
+    if not all(np.isfinite(y).all() for _, outputs in first for y in outputs):
+        raise InputError("the model's outputs on the samples are NaN or infinite: no loss can be taken of them")
     return scaled([outputs for _, outputs in first], sum(together(feed, outputs) for feed, outputs in first))
 
 

@@ -25,6 +25,7 @@ from graphprune.coupling.groups import DependencyGraph, Group
 from graphprune.importance.curve import Curve
 
 Real = NDArray[np.float64]
+Grams = Mapping[tuple[str, int], Gram]
 _DAMPING = 1e-3
 _PICKS = 64  # steps in which a group empties
 _WIDEST = 6144  # inputs of a layer beyond which they count as uncorrelated
@@ -79,25 +80,33 @@ class Site:
 def obs(deps: DependencyGraph, calibration: Calibration) -> Real:
     """What each unit adds to the loss of its group, in the order in which units leave."""
     out = np.full(deps.state.store.count, np.nan)
-    for curve in obs_curves(deps, calibration):
+    for curve in obs_curves(deps, read_grams(deps, calibration)):
         if curve is not None:
             out[curve.order] = np.diff(curve.loss)
     return out
 
 
-def obs_curves(deps: DependencyGraph, calibration: Calibration) -> list[Curve | None]:
+def read_grams(deps: DependencyGraph, calibration: Calibration) -> Grams:
+    """Gram matrices of all layers that read units, by (node, input slot)."""
+    found = [x for x in layers(deps.source) if not _narrow(deps, x) and _labels(deps, x) is not None]
+    return calibration.grams([(x.name, x.linear.slot) for x in found])
+
+
+def obs_curves(deps: DependencyGraph, grams: Grams) -> list[Curve | None]:
     """Per group in which order its units leave, and the loss; None for groups that no such layer reads.
 
     The loss is the sum over the layers that read the group of the share of their output's energy that is lost.
+
+    Args:
+        deps: The dependency graph.
+        grams: What :func:`read_grams` gives for it.
     """
-    found = {x.name: x for x in layers(deps.source) if not _narrow(deps, x)}
-    wanted = [(x.name, x.linear.slot) for x in found.values() if _labels(deps, x) is not None]
-    grams = calibration.grams(wanted)
+    found = {x.name: x for x in layers(deps.source)}
     readers: dict[int, list[Layer]] = {}
     owner = np.full(deps.state.store.count, -1)
     for place, group in enumerate(deps.groups):
         owner[group.units] = place
-    for name, _ in wanted:
+    for name, _ in grams:
         labels = _labels(deps, found[name])
         assert labels is not None
         for place in np.unique(owner[labels[labels > 0]]):

@@ -10,12 +10,11 @@ single layers add up).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from graphprune.calibration import Calibration
 from graphprune.calibration.layers import Layer, layers, matrix, stored
 from graphprune.coupling.cut import Cut
 from graphprune.coupling.groups import DependencyGraph
@@ -23,7 +22,8 @@ from graphprune.graph.model import Array, Graph
 from graphprune.graph.onnx import load
 from graphprune.graph.run import CannotRun, Runner
 from graphprune.importance.curve import Curve
-from graphprune.importance.obs import compensated, covariance
+from graphprune.importance.obs import Grams, compensated, covariance
+from graphprune.recover.error import float_outputs, relative_error
 from graphprune.rewrite.onnx import rewrite
 from graphprune.rewrite.values import overwrite, stored_value
 
@@ -53,13 +53,13 @@ class Evidence:
 
     Args:
         deps: The dependency graph.
-        calibration: Statistics of the original.
+        grams: Gram matrices of its layers.
         feeds: Inputs to compare outputs on.
     """
 
     deps: DependencyGraph
-    calibration: Calibration
-    feeds: Sequence[dict[str, Array]]
+    grams: Grams
+    feeds: Sequence[Mapping[str, Array]]
 
     def __post_init__(self) -> None:
         self._layers = {x.name: x for x in layers(self.deps.source)}
@@ -76,12 +76,12 @@ class Evidence:
             got = _outputs(Runner(small.source), self.feeds, small)
         except CannotRun:
             return np.inf
-        return _error(self._wanted, got)
+        return relative_error(self._wanted, got)
 
     def _compensate(self, cut: Cut, small: Graph, layer: Layer, full: Layer) -> None:
         kept = cut.kept(full.input, full.linear.axis)
         shape = self.deps.source.values[full.input].shape
-        if kept is None or shape is None or shape[full.linear.axis] == full.linear.groups:
+        if kept is None or shape is None or (full.name, full.linear.slot) not in self.grams:
             return
         weight = matrix(full, self.deps.source.weights[full.weight].read())
         groups, inputs, _ = weight.shape
@@ -89,7 +89,7 @@ class Evidence:
         taps = inputs // per
         if len(np.unique(kept // per)) != groups:
             return  # whole groups of a grouped convolution left
-        gram = self.calibration.grams([(full.name, full.linear.slot)])[full.name, full.linear.slot]
+        gram = self.grams[full.name, full.linear.slot]
         rows = {g: ((kept[kept // per == g] % per)[:, None] * taps + np.arange(taps)).ravel() for g in range(groups)}
         mean = gram.sums / max(gram.count, 1)
         made, bias = compensated(weight, mean, covariance(gram, centred=bool(layer.bias)), rows)
@@ -150,21 +150,7 @@ def _through(curve: Curve, points: Sequence[Point]) -> Curve:
     return Curve(curve.order, np.maximum.accumulate(scale * shape**power))
 
 
-def _outputs(runner: Runner, feeds: Sequence[dict[str, Array]], graph: Graph) -> list[list[Array]]:
-    """Per float output what each feed gives."""
-    floats = [i for i, n in enumerate(graph.outputs) if graph.values[n].dtype.startswith(("float", "double", "bfloat"))]
-    made = [runner(feed) for feed in feeds]
-    return [[np.asarray(m[i], np.float64) for m in made] for i in floats]
-
-
-def _error(wanted: Sequence[Sequence[Array]], got: Sequence[Sequence[Array]]) -> float:
-    """Mean over the outputs of the squared error relative to the variance."""
-    shares = []
-    for a, b in zip(wanted, got, strict=True):
-        if any(x.shape != y.shape for x, y in zip(a, b, strict=True)):
-            return np.inf
-        flat = np.concatenate([x.ravel() for x in a])
-        spread = float(((flat - flat.mean()) ** 2).sum())
-        off = sum(float(((x - y) ** 2).sum()) for x, y in zip(a, b, strict=True))
-        shares.append(off / spread if spread > 0 else 0.0)
-    return float(np.mean(shares)) if shares else 0.0
+def _outputs(runner: Runner, feeds: Sequence[Mapping[str, Array]], graph: Graph) -> list[list[Array]]:
+    """Per feed the float outputs."""
+    places = float_outputs(graph)
+    return [[np.asarray(made[i]) for i in places] for made in map(runner, feeds)]

@@ -13,7 +13,7 @@ from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
 from graphprune.calibration.normal import Normal, Real
 
-STRENGTHS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+STRENGTHS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, np.inf)
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,12 @@ class Fit:
 
 
 def solve(data: Normal, weight: Real, bias: Real, strength: float, *, free_bias: bool) -> tuple[Real, Real]:
-    """Argmin |x·w + b - y|² + λ|w - weight|², λ = strength times the mean second moment of the inputs."""
+    """Argmin |x·w + b - y|² + λ|w - weight|², λ = strength times the mean second moment of the inputs.
+
+    An infinite strength fits the bias alone.
+    """
+    if not np.isfinite(strength):
+        return weight, (data.y - np.einsum("gi,gio->go", data.x, weight)) / max(data.count, 1) if free_bias else bias
     if free_bias:
         xx, xy, _ = data.centred()
     else:

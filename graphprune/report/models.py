@@ -197,6 +197,20 @@ class PruneReport(_Value):
     latency: LatencyReport | None = None
 
 
+class FamilyReport(_Value):
+    """What ``prune`` reports of several targets.
+
+    Attributes:
+        graphprune: Version of this package.
+        model: The original.
+        members: The report of every member, in the order of the targets.
+    """
+
+    graphprune: str = graphprune.__version__
+    model: str
+    members: tuple[PruneReport, ...]
+
+
 class FieldChange(_Value):
     """An entry of a config.json.
 

@@ -18,6 +18,7 @@ from graphprune.report.models import (
     Check,
     CheckpointReport,
     Cost,
+    FamilyReport,
     FieldChange,
     GroupCut,
     GroupInfo,
@@ -64,6 +65,11 @@ def _prune(report: PruneReport, rows: int | None = _ROWS) -> RenderableType:
     )
     parts += _blocked(report.blocked, rows)
     return Group(*parts)
+
+
+@render.register
+def _family(report: FamilyReport, rows: int | None = _ROWS) -> RenderableType:
+    return Group(*(render(member, min(rows, 2) if rows is not None else None) for member in report.members))
 
 
 @render.register

@@ -174,10 +174,9 @@ class Search:
                 continue
             if isinstance(found[0].value, dict):
                 options = [s for s in self._rooted(path) if (s.holder, s.name) in names]
-            elif any((path, *name) in self.settings for name in names):
-                continue
             else:
-                options = [c for c in candidates(module, path, self.sizes.get(path, {})) if (c.holder, c.name) in names]
+                left = {name for name in names if (path, *name) not in self.settings}
+                options = [c for c in candidates(module, path, self.sizes.get(path, {})) if (c.holder, c.name) in left]
             if len(options) == len({(c.holder, c.name) for c in options}):
                 self._keep(options)
                 self.guessed |= {(c.path, c.holder, c.name) for c in options}

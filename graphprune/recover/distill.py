@@ -1,0 +1,170 @@
+"""Distillation on the file itself: all weights together learn to give the original's outputs, without labels.
+
+Gradients come from the gradient graph of :mod:`graphprune.calibration.gradients`, in onnxruntime; the weights are
+inputs of that graph while they learn. The loss is the squared error of the outputs (in front of a softmax or sigmoid),
+relative to their variance. Steps are relative to the size of each tensor, so that one rate fits all models.
+
+Source: Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015; Kingma, Ba, "Adam", 2015; You et
+al., "Large Batch Optimization for Deep Learning" (LAMB), 2020 (steps relative to a tensor's norm).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from graphprune.calibration.gradients import Gradients, gradients_of
+from graphprune.calibration.heads import Head, heads
+from graphprune.calibration.layers import layers
+from graphprune.calibration.points import Point, Wanted
+from graphprune.coupling.cut import Cut
+from graphprune.data import Feed
+from graphprune.errors import InputError
+from graphprune.graph.model import Array, Graph
+from graphprune.graph.onnx import load
+from graphprune.graph.run import Runner
+from graphprune.recover.paired import LayerError
+from graphprune.rewrite.values import overwrite, stored_value
+from graphprune.verify.inner import box, exposed
+
+_STEPS = 400
+_RATE = 3e-3  # of a tensor's root mean square, at the start
+_MOMENTS = (0.9, 0.99)
+_FLOATS = ("float", "float32")
+
+
+@dataclass
+class _Tensor:
+    """A weight that learns.
+
+    Attributes:
+        name: Its name in the file.
+        point: Where its gradient is taken.
+        value: Its content now.
+        mean: Running mean of gradients.
+        square: Running mean of their squares.
+        scale: Its root mean square at the start.
+    """
+
+    name: str
+    point: Point
+    value: NDArray[np.float32]
+    mean: NDArray[np.float32]
+    square: NDArray[np.float32]
+    scale: float
+
+    def learn(self, gradient: Array, step: int, rate: float) -> None:
+        """One step of Adam."""
+        slow, slower = _MOMENTS
+        self.mean += (1 - slow) * (gradient - self.mean)
+        self.square += (1 - slower) * (gradient**2 - self.square)
+        mean, square = self.mean / (1 - slow**step), self.square / (1 - slower**step)
+        self.value -= np.float32(rate * self.scale) * mean / (np.sqrt(square) + 1e-12)
+
+
+def distill(
+    cut: Cut,
+    small: Graph,
+    samples: Iterable[Feed],
+    *,
+    memory: int = 2 << 30,  # noqa: ARG001 - steps share one signature
+    seed: int = 0,
+    progress: Callable[[str], None] = lambda _: None,
+    steps: int = _STEPS,
+) -> list[LayerError]:
+    """Let all layers of a pruned model learn from the original, in place.
+
+    Args:
+        cut: The removal that led to it.
+        small: The pruned model, loaded; the weights of its source are exchanged.
+        samples: Calibration data.
+        memory: Not used: one feed at a time is looked at.
+        seed: Seed of the order of the feeds.
+        progress: Called with the step.
+        steps: Steps of gradient descent.
+
+    Raises:
+        InputError: The model has no gradient, or onnx-ad is not installed.
+    """
+    found = heads(small)
+    tensors = list(_tensors(small))
+    opened = load(_with_inputs(small.source, [t.name for t in tensors]))
+    run = gradients_of(opened, [Wanted(t.point, None, "gradient") for t in tensors])
+    feeds = list(samples)
+    targets = list(_targets(cut, found, feeds))
+    spread = [float(np.var(np.concatenate([t[i].ravel() for t in targets]))) for i in range(len(found))]
+    rng = np.random.default_rng(seed)
+    order: list[int] = []
+    for step in range(1, steps + 1):
+        order = order or list(rng.permutation(len(feeds)))
+        k = order.pop()
+        _step(run, tensors, feeds[k], targets[k], spread, (step, steps))
+        if step % 20 == 0:
+            progress(f"{step}/{steps}")
+    for tensor in tensors:
+        overwrite(stored_value(small.source, tensor.name), tensor.value)
+    return []
+
+
+def _step(
+    run: Gradients,
+    tensors: Sequence[_Tensor],
+    feed: Feed,
+    target: Sequence[Array],
+    spread: Sequence[float],
+    at: tuple[int, int],
+) -> None:
+    given = {**feed, **{t.name: t.value for t in tensors}}
+    made = run.outputs(given)
+    seeds = [
+        ((m - t) * (2 / max(s * m.size * len(made), 1e-12))).astype(np.float32)
+        for m, t, s in zip(made, target, spread, strict=True)
+    ]
+    step, steps = at
+    rate = _RATE * 0.5 * (1 + np.cos(np.pi * (step - 1) / steps))
+    for tensor, gradient in zip(tensors, run(given, seeds), strict=True):
+        tensor.learn(gradient.astype(np.float32), step, rate)
+
+
+def _tensors(small: Graph) -> Iterator[_Tensor]:
+    """Weights and biases of all layers, float32, each read once."""
+    for layer in layers(small):
+        node = layer.linear.node
+        for name in (layer.weight, layer.bias):
+            weight = small.weights.get(name)
+            if weight is None or weight.dtype not in _FLOATS or weight.origin != "initializer":
+                continue
+            reader = node if name in node.inputs else next(n for n in small.nodes if name in n.inputs)
+            value = np.array(weight.read(), np.float32)
+            scale = float(np.sqrt(np.mean(value**2))) or 1e-3
+            point = Point(reader.name, list(reader.inputs).index(name))
+            yield _Tensor(weight.source, point, value, np.zeros_like(value), np.zeros_like(value), scale)
+
+
+def _with_inputs(model: ir.Model, names: Sequence[str]) -> ir.Model:
+    """The model with some initializers as inputs."""
+    out = model.clone()
+    for name in names:
+        value = out.graph.initializers.pop(name)
+        value.const_value = None
+        out.graph.inputs.append(value)
+    return out
+
+
+def _targets(cut: Cut, found: Sequence[Head], feeds: Iterable[Mapping[str, Array]]) -> Iterator[list[Array]]:
+    """Per feed what the original gives at the heads, of the pruned sizes."""
+    graph = cut.deps.source
+    names = [h.name for h in found]
+    model = exposed(graph.source, graph, [n for n in names if n not in graph.outputs])
+    outputs = [o.name for o in model.graph.outputs]
+    missing = [n for n in names if n not in outputs]
+    if missing:
+        raise InputError(f"{graph.name}: the original has no value {missing[0]} to learn from")
+    runner = Runner(model)
+    for feed in feeds:
+        made = dict(zip(outputs, runner(feed), strict=True))
+        yield [box(cut, n, np.asarray(made[n], np.float32)) for n in names]

@@ -1,0 +1,43 @@
+"""What every group costs in quality, from data: orders by optimal brain surgeon, put on one scale by trial cuts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graphprune.calibration import Calibration
+from graphprune.coupling.groups import DependencyGraph
+from graphprune.importance.curve import Curve
+from graphprune.importance.obs import obs_curves, read_grams
+from graphprune.recover.evidence import Evidence, bent
+
+_SAMPLES = 128  # that trial cuts are compared on, about
+_MANY = 60  # groups beyond which each is tried at one width
+
+
+def judged(
+    deps: DependencyGraph,
+    calibration: Calibration,
+    scores: NDArray[np.float64],
+    progress: Callable[[str], None] = lambda _: None,
+) -> list[Curve]:
+    """A curve per group, in units of the output's error.
+
+    Args:
+        deps: The dependency graph.
+        calibration: Statistics over data.
+        scores: Scores per unit id, for groups that no layer with a stored weight reads.
+        progress: Called with what is being looked at.
+    """
+    grams = read_grams(deps, calibration)
+    found = obs_curves(deps, grams)
+    curves = [c or Curve.of_scores(g.units, scores) for c, g in zip(found, deps.groups, strict=True)]
+    samples = calibration.samples
+    per_feed = max(max((a.shape[0] for a in feed.values() if a.ndim), default=1) for feed in islice(samples, 1))
+    feeds = list(islice(samples, max(1, min(len(samples), _SAMPLES // per_feed))))
+    shares = (0.4,) if len(curves) > _MANY else (0.25, 0.5)
+    made, _ = bent(deps, curves, Evidence(deps, grams, feeds), shares=shares, progress=progress)
+    return made

@@ -1,0 +1,186 @@
+"""What can be done for a pruned model with data alone, step by step, each kept only if the outputs come closer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from graphprune.coupling.cut import Cut
+from graphprune.data import Feed
+from graphprune.errors import InputError
+from graphprune.graph.model import Graph
+from graphprune.graph.run import CannotRun
+from graphprune.recover.batchnorm import reestimate
+from graphprune.recover.distill import distill
+from graphprune.recover.error import float_outputs, relative_error
+from graphprune.recover.kinds import copied, model_of, runner
+from graphprune.recover.merge import merge
+from graphprune.recover.moments import correct_means, correct_moments
+from graphprune.recover.paired import LayerError
+from graphprune.recover.refit import refit
+from graphprune.verify.inner import box
+
+NONE, AUTO = "none", "auto"
+_HELD = 8  # every eighth feed judges the steps
+
+
+class Feeds(Protocol):
+    """A sized collection of feeds that gives the same each time."""
+
+    def __len__(self) -> int:
+        """Number of feeds."""
+        ...
+
+    def __iter__(self) -> Iterator[Feed]:
+        """All feeds."""
+        ...
+
+
+class Step(Protocol):
+    """Changes the weights of a pruned graph's source in place."""
+
+    def __call__(
+        self, cut: Cut, small: Graph, samples: Feeds, *, memory: int, seed: int, progress: Callable[[str], None]
+    ) -> list[LayerError]:
+        """Do it; what it did per layer."""
+        ...
+
+
+STEPS: Mapping[str, Step] = {
+    "merge": merge,
+    "mean": correct_means,
+    "moments": correct_moments,
+    "batchnorm": reestimate,
+    "refit": refit,
+    "distill": distill,
+}
+"""Steps by name."""
+
+AUTOMATIC = ("refit",)
+"""What ``recover="auto"`` does where there is data."""
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """One step.
+
+    Attributes:
+        name: Its name.
+        error: Squared error of the outputs relative to their variance, on held-back feeds, after it.
+        kept: Whether it was kept: the error fell.
+        layers: What it did per layer.
+    """
+
+    name: str
+    error: float
+    kept: bool
+    layers: tuple[LayerError, ...] = ()
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """What recovery did.
+
+    Attributes:
+        cut: Squared error of the outputs relative to their variance, on held-back feeds, right after the cut.
+        error: The same at the end.
+        steps: The steps in their order.
+        feeds: Feeds that were learned from.
+        held: Feeds that judged; 0 when there was only one, which did both.
+    """
+
+    cut: float
+    error: float
+    steps: tuple[StepReport, ...]
+    feeds: int
+    held: int
+
+
+def step_names(recover: str | Sequence[str]) -> tuple[str, ...]:
+    """Names of steps from an option: "auto", "none", names with commas, or a sequence.
+
+    Raises:
+        InputError: There is no such step.
+    """
+    names = [n.strip() for n in recover.split(",")] if isinstance(recover, str) else list(recover)
+    if names == [AUTO]:
+        return AUTOMATIC
+    if names in ([NONE], []):
+        return ()
+    unknown = [n for n in names if n not in STEPS]
+    if unknown:
+        raise InputError(f"--recover {', '.join(unknown)}: there are {AUTO}, {NONE}, {', '.join(STEPS)}")
+    return tuple(names)
+
+
+def recover(
+    cut: Cut,
+    model: Any,
+    samples: Feeds,
+    names: Sequence[str],
+    *,
+    memory: int = 2 << 30,
+    seed: int = 0,
+    progress: Callable[[str], None] = lambda _: None,
+) -> tuple[Any, Recovery]:
+    """A pruned model with other contents in its weights, and what that brought.
+
+    Args:
+        cut: The removal that led to the model.
+        model: The pruned ``onnx_ir.Model`` or module; not changed.
+        samples: Calibration data.
+        names: Names of steps.
+        memory: Bytes of activations to hold.
+        seed: Seed of what is drawn.
+        progress: Called with the step and the layer.
+    """
+    train, held = _Part(samples, held=False), _Part(samples, held=True)
+    judges: Feeds = held if len(held) else train
+    source, example = cut.deps.source, next(iter(samples))
+    wanted = _wanted(cut, judges)
+    small = copied(source, model, example)
+    error = first = _error(source, small, judges, wanted)
+    done = []
+    for name in names:
+        tried = copied(source, model_of(small), example)
+        layers = STEPS[name](cut, tried, train, memory=memory, seed=seed, progress=progress)
+        after = _error(source, tried, judges, wanted)
+        kept = after < error
+        done.append(StepReport(name, after, kept, tuple(layers)))
+        if kept:
+            small, error = tried, after
+    return model_of(small), Recovery(first, error, tuple(done), len(train), len(held))
+
+
+class _Part:
+    """The feeds that judge, or the others."""
+
+    def __init__(self, samples: Feeds, *, held: bool) -> None:
+        self._samples = samples
+        few = len(samples) == 1
+        judges = {k for k in range(len(samples)) if not few and (k % _HELD == _HELD - 1 or k == len(samples) - 1)}
+        self._mine = judges if held else set(range(len(samples))) - judges
+
+    def __len__(self) -> int:
+        return len(self._mine)
+
+    def __iter__(self) -> Iterator[Feed]:
+        return (feed for k, feed in enumerate(self._samples) if k in self._mine)
+
+
+def _wanted(cut: Cut, feeds: Feeds) -> list[list[np.ndarray]]:
+    graph = cut.deps.source
+    run, places = runner(graph), float_outputs(graph)
+    return [[box(cut, graph.outputs[i], np.asarray(made[i])) for i in places] for made in map(run, feeds)]
+
+
+def _error(source: Graph, small: Graph, feeds: Feeds, wanted: Sequence[Sequence[np.ndarray]]) -> float:
+    places = float_outputs(source)
+    try:
+        run = runner(small)
+        return relative_error(wanted, [[np.asarray(made[i]) for i in places] for made in map(run, feeds)])
+    except CannotRun:
+        return float("inf")
