@@ -21,8 +21,9 @@ from benchmarks.common import machine, table, versions
 from graphprune.budget.pace import Pace
 from graphprune.cost import CostModel
 from graphprune.cost.alignment import favoured_alignment
+from graphprune.graph.pairing import paired, ready
 from graphprune.graph.run import random_feeds
-from graphprune.graph.timing import Setting, paired, ready
+from graphprune.graph.timing import Setting
 from graphprune.plan import planned_cut
 
 TASKS = Path("~/.cache/graphprune/tasks").expanduser()

@@ -20,7 +20,8 @@ from graphprune.cost.stopwatch import SessionStopwatch, Shape, Times, shape_of
 from graphprune.cost.table import load_table, table_latency
 from graphprune.cost.times import TimesFile
 from graphprune.errors import InputError
-from graphprune.graph.timing import Machine, NodeTime, Paired, Setting, node_times
+from graphprune.graph.pairing import Paired
+from graphprune.graph.timing import Machine, NodeTime, Setting, node_times
 from tests.commandline import FASHION, done
 from tests.cuts import random_cut
 from tests.graphs import GRAPHS, Builder

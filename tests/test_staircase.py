@@ -12,7 +12,8 @@ from graphprune.cost.alignment import favoured_alignment
 from graphprune.cost.staircase import Staircase, disturbed, favoured, widths
 from graphprune.cost.stopwatch import Shape, Times
 from graphprune.cost.times import TimesFile
-from graphprune.graph.timing import Machine, Setting, paired
+from graphprune.graph.pairing import paired
+from graphprune.graph.timing import Machine, Setting
 
 HERE = Machine("Test CPU", "1.0", "CPUExecutionProvider", 1)
 

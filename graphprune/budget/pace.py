@@ -18,8 +18,9 @@ from graphprune.cost.table import load_table, table_latency
 from graphprune.coupling.cut import Mask
 from graphprune.coupling.groups import DependencyGraph
 from graphprune.errors import InputError
+from graphprune.graph.pairing import Paired, alone, paired, ready
 from graphprune.graph.run import CannotRun, random_feeds
-from graphprune.graph.timing import Paired, Setting, alone, paired, ready
+from graphprune.graph.timing import Setting
 
 AUTO = "auto"
 TIMING = ("threads", "provider", "latency_table")  # options that say how and where latency is measured
