@@ -43,6 +43,10 @@ def plan(
     params: Amount | None = None,
     size: Amount | None = None,
     memory: Amount | None = None,
+    latency: Amount | None = None,
+    threads: int | None = None,
+    provider: str | None = None,
+    latency_table: Any = None,
     ratio: Amount | None = None,
     criterion: str | Criterion = "auto",
     aggregate: str = "sum",
@@ -50,7 +54,7 @@ def plan(
     data: Any = None,
     seed: int = 0,
     lossless: bool = False,
-    align: int | None = None,
+    align: int | str | None = None,
     min_channels: int = 1,
     max_ratio: float | None = None,
     ignore: Sequence[str] = (),
@@ -70,6 +74,10 @@ def plan(
         params: Limit on parameters.
         size: Limit on the bytes of the written file.
         memory: Limit on the bytes of activations alive at once, "8MB" or "60%".
+        latency: Limit on the time of a run in onnxruntime, "60%" or "8ms"; predicted here, measured by ``prune``.
+        threads: Threads that latency is measured with, 1; 0 for as many as there are.
+        provider: Execution provider that latency is measured with.
+        latency_table: Times from another device: a file, or a function, see :func:`graphprune.cost.table.load_table`.
         ratio: Share of channels that every group loses, 0.3 or "30%".
         criterion: A name, see docs/criteria.md, or a function (deps, seed) or (deps, calibration) → scores per unit.
         aggregate: What is made of the coupled slices of a unit: "sum", "mean" or "max".
@@ -79,7 +87,8 @@ def plan(
             :class:`graphprune.calibration.Calibration`.
         seed: Seed of criteria that draw.
         lossless: Remove the dead channels, all of them and nothing else, instead of meeting a target.
-        align: Kept widths are multiples of this where a group is wide enough; 8, or 1 when lossless.
+        align: Kept widths are multiples of this where a group is wide enough, or "auto": what
+            onnxruntime favours here, by measurement. 8; auto with latency, 1 when lossless.
         min_channels: Units every group keeps at least.
         max_ratio: Largest share of units a group may lose; 0.9, or 1 when lossless.
         ignore: Patterns of nodes, weights and module paths that stay whole.
@@ -107,6 +116,10 @@ def plan(
         "params": params,
         "size": size,
         "memory": memory,
+        "latency": latency,
+        "threads": threads,
+        "provider": provider,
+        "latency_table": latency_table,
         "ratio": ratio,
         "criterion": criterion,
         "aggregate": aggregate,

@@ -18,6 +18,7 @@ from graphprune.importance.base import wants_data
 from graphprune.plan import Plan
 from graphprune.recipe import Recipe
 from graphprune.recipe_values import parse_shapes
+from graphprune.report.latency import timed
 from graphprune.report.models import (
     AnalysisReport,
     CheckpointReport,
@@ -220,6 +221,7 @@ def _written(verb: str, model: Path, output: Path, result: api.Result, folder: P
         recovery=regained(result.recovery),
         given_up=result.frozen,
         notes=result.notes,
+        latency=timed(result.timing),
         groups=group_cuts(result.deps, result.plan),
         blocked=blocked_axes(result.deps),
         io=io_cuts(result.deps.source, result.plan),

@@ -25,9 +25,16 @@ class Recipe:
         params: Limit on parameters: 50% or 5M.
         size: Limit on the size of the file: 50% or 20MB.
         memory: Limit on the activations alive at once, at batch 1: 50% or 8MB.
+        latency: Limit on the time of a run in onnxruntime, predicted, then measured in turns with the original: 60% or
+            8ms.
+        threads: Threads that latency is measured with (1); 0 for as many as there are.
+        provider: Execution provider that latency is measured with (CPUExecutionProvider).
+        latency_table: Times of operators on another device instead of this machine: a .csv or .json file with
+            operator, shapes and time, or FILE.py:FUNCTION. Nothing is measured then.
         ratio: Share of channels that every group loses: 0.3 or 30%.
         lossless: Remove the dead channels and nothing else: the result equals the original. Takes no target.
-        align: Kept widths are multiples of this where a group is wide enough: a number, or auto (8). 1 frees them.
+        align: Kept widths are multiples of this where a group is wide enough: a number, or auto: what the
+            runtime favours here, by measurement. 1 frees them (8; auto with latency).
         min_channels: Channels that every group keeps at least (1).
         max_ratio: Largest share of its channels that a group may lose (0.9).
         ignore: Regular expression; nodes, weights and module paths that match stay whole. Repeatable. kind:heads
@@ -68,6 +75,10 @@ class Recipe:
     params: str | None = None
     size: str | None = None
     memory: str | None = None
+    latency: str | None = None
+    threads: int | None = None
+    provider: str | None = None
+    latency_table: str | None = None
     ratio: str | None = None
     lossless: bool | None = None
     align: str | None = None
@@ -123,6 +134,9 @@ class Recipe:
             "aggregate",
             "normalise",
             "seed",
+            "threads",
+            "provider",
+            "latency_table",
         ):
             if getattr(self, key) is not None:
                 out[key] = getattr(self, key)
@@ -156,6 +170,8 @@ class Recipe:
         entries["samples"] = self.samples
         entries["preprocess"] = dict(self.preprocess) if self.preprocess is not None else None
         entries["recover"] = self.recover
+        if self.latency_table is not None:
+            entries["latency_table"] = moved_source(self.latency_table, folder)
         entries["metric"] = moved_source(self.metric, folder) if self.metric is not None else None
         entries["no_verify"] = bool(self.no_verify)
         kept = {k.replace("_", "-"): v for k, v in entries.items() if not (v is None or v is False or v == [])}
@@ -186,7 +202,7 @@ def read_recipe(path: Path) -> Recipe:
             out[key] = None if value is None else convert(value)
         except (TypeError, ValueError):
             raise InputError(f"{path}: {raw}: {value!r} is not {wanted}") from None
-    for key in ("data", "metric"):
+    for key in ("data", "metric", "latency_table"):
         if out.get(key) is not None:
             out[key] = moved_source(out[key], None, path.parent)
     return Recipe(**out)

@@ -11,11 +11,11 @@ from typing import Any
 
 from graphprune.errors import InputError
 
-AUTO_ALIGN = 8
+AUTO = "auto"
 RANDOM = "random"
 _SHAPE = re.compile(r"(?:(?P<name>.*):)?(?P<sizes>\d+(?:[x,]\d+)*)")
 _SCRIPT = re.compile(r"(?P<file>.*\.py):(?P<name>\w+)")
-AMOUNTS = ("macs", "params", "size", "memory", "ratio")
+AMOUNTS = ("macs", "params", "size", "memory", "latency", "ratio")
 
 
 def parse_shapes(texts: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
@@ -37,14 +37,14 @@ def parse_shapes(texts: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
     return out
 
 
-def align(text: str) -> int:
+def align(text: str) -> int | str:
     """The alignment that an option names.
 
     Raises:
         InputError: It is no whole number.
     """
-    if text == "auto":
-        return AUTO_ALIGN
+    if text == AUTO:
+        return text
     try:
         return int(text)
     except ValueError:
@@ -142,6 +142,9 @@ CONVERT: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "preprocess": ("a mapping of steps", _mapping),
     "recover": ("steps with commas", _text),
     "metric": ("FILE.py:FUNCTION", _text),
+    "threads": ("a whole number", _whole),
+    "provider": ("a name", _text),
+    "latency_table": ("a path, or FILE.py:FUNCTION", _text),
     "lossless": ("true or false", _switch),
     "no_verify": ("true or false", _switch),
 }

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from graphprune.algebra.axis import Ids
+from graphprune.budget.pace import Timing
 from graphprune.budget.planner import Planner
 from graphprune.budget.translate import translated
 from graphprune.cost.model import CostModel, Costs
@@ -47,6 +48,7 @@ class Result:
         quality: The user's metric and agreement with the original; None where nothing was measured.
         recovery: What was done for its accuracy after the cut was proved, None when nothing was.
         notes: What else to know, such as groups that the criterion could not judge.
+        timing: What became of a latency target; None without one.
     """
 
     model: Any
@@ -60,6 +62,7 @@ class Result:
     quality: Quality | None = None
     notes: tuple[str, ...] = ()
     recovery: Recovery | None = None
+    timing: Timing | None = None
 
 
 def fitted(source: Graph | DependencyGraph, ready: Plan) -> tuple[DependencyGraph, Plan]:
@@ -166,7 +169,6 @@ def search(
     """
     planner, dialect = planner or prepared(deps, options, progress), dialect_of(deps.source)
     deps = planner.deps
-    notes = tuple(planner.notes)
     frozen: list[str] = []
     verdict: Verdict | None = None
     for _ in range(_ROUNDS):
@@ -181,7 +183,7 @@ def search(
         ready, cut, model = _rewritten(planner, dialect, units, progress, check=check)
         after = planner.cost.costs(cut.removed)
         if not check:
-            return Result(model, ready, deps, planner.dense, after, None, folded=cut.folded, notes=notes)
+            return Result(model, ready, deps, planner.dense, after, None, folded=cut.folded, **_told(planner))
         progress("verify")
 
         def passes(part: Cut, model: Any = None) -> Verdict:
@@ -191,7 +193,8 @@ def search(
 
         verdict = passes(cut, model)
         if verdict.passed:
-            return Result(model, ready, deps, planner.dense, after, verdict, tuple(frozen), cut.folded, notes=notes)
+            found = model, ready, deps, planner.dense, after, verdict, tuple(frozen), cut.folded
+            return Result(*found, **_told(planner))
         progress("bisect")
         bad = culprits(deps, cut, lambda c: passes(c).passed)
         if not bad or len(bad) == len(ready.groups):
@@ -205,17 +208,39 @@ def search(
     )
 
 
+def _told(planner: Planner) -> dict[str, Any]:
+    """What a planner has to say beside its plan."""
+    timing = planner.pace.best if planner.pace is not None else None
+    notes = list(planner.notes)
+    if timing is not None and timing.measured is not None and timing.missed:
+        notes.append(f"latency: measured at {timing.measured:.1%}, not at the {timing.share:.1%} asked for")
+    return {"notes": tuple(notes), "timing": timing}
+
+
 def _rewritten(
     planner: Planner, dialect: Dialect, units: Ids, progress: Progress, *, check: bool
 ) -> tuple[Plan, Cut, Any]:
-    """Plan and model for a choice of units; chosen again where the written file misses a size target."""
+    """Plan and model for a choice of units; chosen again where the file misses a size or a latency target."""
     progress("rewrite")
+    best: tuple[Plan, Cut, Any] | None = None
     for _ in range(_ROUNDS):
         cut = planner.folding.folded(planner.deps.cut(units))
         model = dialect.rewrite(cut)
         ready = planner.write(units)
         dialect.stamp(model, ready, verified=check)
         if not planner.tighten(partial(dialect.file_bytes, model)):
-            break
-        units = planner.units()
-    return ready, cut, model
+            if planner.pace is None:
+                return ready, cut, model
+            progress("measure")
+            done = planner.timed(model, cut.removed)
+            if best is None or planner.pace.leads:
+                best = ready, cut, model
+            if done:
+                break
+        try:
+            units = planner.units()
+        except InfeasibleError:
+            if planner.pace is None or planner.pace.timing.measured is None:
+                raise
+            raise InfeasibleError(planner.pace.out_of_reach()) from None
+    return best or (ready, cut, model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
@@ -9,6 +10,14 @@ import pytest
 
 from tests.commandline import FASHION, done
 from tests.graphs import GRAPHS
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Times measured by tests are kept beside them, not in the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRAPHPRUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

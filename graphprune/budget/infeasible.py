@@ -15,7 +15,13 @@ from graphprune.coupling.cut import Mask
 from graphprune.coupling.groups import DependencyGraph
 from graphprune.errors import InfeasibleError, InputError
 
-_NAMES = {"macs": "MACs", "params": "parameters", "bytes": "bytes of weights", "memory": "peak activation memory"}
+_NAMES = {
+    "macs": "MACs",
+    "params": "parameters",
+    "bytes": "bytes of weights",
+    "memory": "peak activation memory",
+    "latency": "predicted nanoseconds of a run",
+}
 
 
 def out_of_reach(

@@ -11,11 +11,13 @@ import numpy as np
 from graphprune.algebra.axis import Ids
 from graphprune.budget.curves import Curve
 from graphprune.budget.lossless import dead_units, lossless_units
+from graphprune.budget.pace import Pace, paced, read_timing, recorded
 from graphprune.budget.record import make_plan
 from graphprune.budget.selection import allowed_units
 from graphprune.budget.solver import ALLOCATIONS, solve
 from graphprune.budget.targets import Constraints, Targets
 from graphprune.calibration import Calibration
+from graphprune.cost.latency import NAME as LATENCY
 from graphprune.cost.model import CostModel
 from graphprune.coupling.cut import Cut, Mask
 from graphprune.coupling.fibres import fibred
@@ -57,6 +59,8 @@ class Planner:
         calibration: Calibration | None = None,
         aggregate: str = "sum",
         normalise: str = "auto",
+        timing: Mapping[str, Any] | None = None,
+        notes: Sequence[str] = (),
     ) -> None:
         if allocation not in ALLOCATIONS:
             raise InputError(f"unknown allocation {allocation!r}; there are {', '.join(ALLOCATIONS)}")
@@ -71,6 +75,9 @@ class Planner:
         given = {k: v for k, v in asdict(targets).items() if v is not None}
         if lossless:
             _check_lossless(deps, given)
+        self.notes: list[str] = list(notes)
+        self.pace: Pace | None = None
+        self._timing = timing or {}
         self.limits: dict[str, int] = {}
         if not lossless:
             self.aim(targets)
@@ -81,7 +88,6 @@ class Planner:
         self.gone: Mask | None = None
         shared = fibred(deps, ())
         self.folding = Folding(shared)
-        self.notes: list[str] = []
         known: dict[str, Any] = {"calibration": calibration, "aggregate": aggregate}
         criterion = self._chosen(criterion, calibration)
         self.calibration, self.by_curves = calibration, criterion == OBS and not lossless
@@ -95,7 +101,7 @@ class Planner:
         asked = {"lossless": True} if lossless else {**given, "criterion": name, "seed": seed}
         combined = {"aggregate": aggregate} if aggregate != "sum" else {}
         combined |= {"normalise": normalise} if normalise != "auto" else {}
-        self.recipe = {**asked, **combined, **asdict(constraints)}
+        self.recipe = {**asked, **combined, **asdict(constraints), **recorded(self._timing)}
         if allocation != ALLOCATIONS[0]:
             self.recipe["allocation"] = allocation
         if deps.allow_io:
@@ -120,19 +126,21 @@ class Planner:
         rest: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
         targets = Targets(**{f.name: rest.pop(f.name, None) for f in fields(Targets)})
         criterion, seed = rest.pop("criterion", AUTO), rest.pop("seed", 0)
-        scoring = {k: rest.pop(k) for k in ("aggregate", "normalise", "allocation") if k in rest}
+        scoring: dict[str, Any] = {k: rest.pop(k) for k in ("aggregate", "normalise", "allocation") if k in rest}
         data = rest.pop("data", None)
         calibration = data
         if data is not None and not isinstance(data, Calibration):
             calibration = Calibration(deps, data, seed=seed, positions=_POSITIONS)
-        lossless = bool(rest.pop("lossless", False))
+        lossless, notes = bool(rest.pop("lossless", False)), list[str]()
+        timing = read_timing(rest, targets.latency, notes.append, lossless=lossless)
         if lossless:  # nothing speaks against the last dead channel
             rest = {"align": 1, "max_ratio": 1.0, **rest}
         unknown = set(rest) - {f.name for f in fields(Constraints)}
         if unknown:
             raise InputError(f"unknown option {', '.join(sorted(unknown))}")
         constraints = Constraints(**rest)
-        return cls(deps, targets, constraints, criterion, seed, lossless=lossless, calibration=calibration, **scoring)
+        scoring |= {"lossless": lossless, "calibration": calibration, "timing": timing, "notes": notes}
+        return cls(deps, targets, constraints, criterion, seed, **scoring)
 
     def aim(self, targets: Targets) -> None:
         """Take other targets; all that was worked out before stays.
@@ -143,6 +151,19 @@ class Planner:
         self.limits = targets.limits(self.dense, self.deps.source.file_bytes)
         self.size_limit = targets.size_limit(self.deps.source.file_bytes)
         self.ratio = targets.removed_share()
+        if targets.latency is None:
+            self.pace = None
+            return
+        known = self.pace.known if self.pace is not None else None
+        self.pace = paced(self.deps, self.cost, targets.latency, self._timing, self.notes.append, known)
+        self.limits[LATENCY] = self.pace.limit
+
+    def timed(self, model: Any, removed: Mask) -> bool:
+        """Measure a candidate where a latency is asked for; False when the limit was corrected and one more is due."""
+        if self.pace is None or self.pace.measure(self.deps.source.source, model, removed):
+            return True
+        self.limits[LATENCY] = self.pace.limit
+        return False
 
     def part(self, cut: Cut) -> Cut:
         """A part of a cut as it would be made on its own: what only was dead beside the rest stays."""
@@ -161,6 +182,8 @@ class Planner:
         """Never remove anything of these groups again."""
         for group in groups:
             self.allowed[group.units] = False
+        if self.pace is not None:
+            self.pace.restart()
 
     def tighten(self, file_bytes: Callable[[], int]) -> bool:
         """Aim lower when the written file exceeds the size target; False when it holds."""

@@ -29,6 +29,7 @@ class Targets:
         params: "50%", "5M" or a number of parameters.
         size: "50%", "20MB" or a number of bytes of the written file.
         memory: "50%", "8MB" or a number of bytes of activations at the peak.
+        latency: "60%" of the original's time, or "8ms".
         ratio: "30%" or 0.3.
     """
 
@@ -36,6 +37,7 @@ class Targets:
     params: Amount | None = None
     size: Amount | None = None
     memory: Amount | None = None
+    latency: Amount | None = None
     ratio: Amount | None = None
 
     def limits(self, dense: Costs, file_bytes: Callable[[], int]) -> dict[str, int]:
@@ -48,9 +50,9 @@ class Targets:
         Raises:
             InputError: A target cannot be read, is not below the original, or none is given.
         """
-        if all(v is None for v in (self.macs, self.params, self.size, self.memory, self.ratio)):
+        if all(v is None for v in (self.macs, self.params, self.size, self.memory, self.latency, self.ratio)):
             raise InputError(
-                "no target: give at least one of --macs, --params, --size, --memory, --ratio, or --lossless"
+                "no target: give at least one of --macs, --params, --size, --memory, --latency, --ratio, or --lossless"
             )
         written = file_bytes() if self.size is not None else dense.bytes
         overhead = max(written - dense.bytes, 0)

@@ -62,12 +62,12 @@ class Runner:
         try:
             for library in libraries():
                 options.register_custom_ops_library(library)
-            with nullcontext(b"") if kernels else _loadable(model) as source:
+            with nullcontext(b"") if kernels else loadable(model) as source:
                 self.session: Any = (
                     _reference(model, kernels)
                     if kernels
                     else ort.InferenceSession(
-                        source, options, providers=["CPUExecutionProvider"], disabled_optimizers=_harmful(model)
+                        source, options, providers=["CPUExecutionProvider"], disabled_optimizers=harmful(model)
                     )
                 )
         except Exception as error:
@@ -118,7 +118,7 @@ def _missing(model: ir.Model, error: str) -> str:
 
 
 @contextmanager
-def _loadable(model: ir.Model) -> Iterator[bytes | str]:
+def loadable(model: ir.Model) -> Iterator[bytes | str]:
     """The model as onnxruntime takes it: in memory, or as a temporary file where it is large."""
     if weight_bytes(model) < _IN_MEMORY and not _has_external(model):
         yield bytes(ir.to_proto(model).SerializeToString())
@@ -129,7 +129,7 @@ def _loadable(model: ir.Model) -> Iterator[bytes | str]:
         yield path
 
 
-def _harmful(model: ir.Model) -> list[str]:
+def harmful(model: ir.Model) -> list[str]:
     """Optimisations that end the whole process in float16, seen where a batch axis is transposed before a MatMul."""
     values = (*model.graph.inputs, *(v for _, v in initializers(model)))
     return ["MatmulTransposeFusion"] if any(v.dtype == ir.DataType.FLOAT16 for v in values) else []

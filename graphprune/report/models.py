@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 import graphprune
+from graphprune.report.latency import LatencyReport
 from graphprune.report.quality import QualityReport
 from graphprune.report.recovery import RecoveryReport
 
@@ -177,6 +178,7 @@ class PruneReport(_Value):
         io: Axes of graph inputs and outputs that shrank.
         quality: Metric and agreement with the original, None where neither was measured.
         recovery: What was done for the accuracy once the cut was proved, None when nothing was.
+        latency: What became of a latency target, None without one.
     """
 
     graphprune: str = graphprune.__version__
@@ -195,6 +197,7 @@ class PruneReport(_Value):
     io: tuple[IoCut, ...] = ()
     quality: QualityReport | None = None
     recovery: RecoveryReport | None = None
+    latency: LatencyReport | None = None
 
 
 class FamilyReport(_Value):

@@ -11,6 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from graphprune.report.latency import latency_table
 from graphprune.report.models import (
     AnalysisReport,
     BlockedAxis,
@@ -48,6 +49,8 @@ def render(report: BaseModel, rows: int | None = _ROWS) -> RenderableType:
 @render.register
 def _prune(report: PruneReport, rows: int | None = _ROWS) -> RenderableType:
     parts: list[RenderableType] = [_heading(f"{report.model} -> {report.output}"), _costs(report.before, report.after)]
+    if report.latency is not None:
+        parts.append(latency_table(report.latency))
     if report.check is not None:
         parts.append(_verdict(report.check))
     if report.folded:

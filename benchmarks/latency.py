@@ -1,0 +1,114 @@
+"""Time in onnxruntime after pruning, in paired runs: at half of the MACs, and for a latency target.
+
+    python -m benchmarks.latency [--threads 1] [--only resnet20] [--output benchmarks/results/latency.json]
+
+Every ratio is the median over rounds in which both models run one after the other. On one thread times are the
+processor's own, so other programs on the machine do not add to them; the ratio of wall times stands beside.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import graphprune as gp
+from benchmarks.common import machine, table, versions
+from graphprune.budget.pace import Pace
+from graphprune.cost import CostModel
+from graphprune.cost.alignment import favoured_alignment
+from graphprune.graph.pairing import paired, ready
+from graphprune.graph.run import random_feeds
+from graphprune.graph.timing import Setting
+from graphprune.plan import planned_cut
+
+TASKS = Path("~/.cache/graphprune/tasks").expanduser()
+TARGETS = {"mobilenet_v2": 0.57, "resnet50": 0.57, "resnet20": 0.68}  # share of the time to stay at half of the MACs
+Row = dict[str, Any]
+
+
+def half(name: str, align: int | str, setting: Setting) -> Row:
+    """A model at half of its MACs: predicted and measured time as shares of the original's."""
+    deps = gp.analyze(TASKS / f"{name}.onnx")
+    result = gp.prune(deps.source, macs="50%", align=align)
+    cost = CostModel(deps)
+    pace = Pace(deps, cost, "99%", setting)
+    removed = planned_cut(deps, result.plan).removed
+    feed = random_feeds(deps.source, 1, 0)[0]
+    first, second = ready(deps.source.source, feed, setting), ready(result.model, feed, setting)
+    found = paired(first, second, clock=setting.clock)
+    predicted = pace.predicted(removed) / pace.predicted(np.zeros_like(removed))
+    return {
+        "model": name,
+        "target": "macs 50%",
+        "align": result.plan.recipe["align"],
+        "wanted": TARGETS[name],
+        "predicted": predicted,
+        "measured": found.ratio,
+        "wall": paired(first, second, clock=time.perf_counter).ratio,
+        "milliseconds": [1e3 * s for s in found.seconds],
+    }
+
+
+def timed(name: str, share: str, setting: Setting) -> Row:
+    """A model pruned for a latency."""
+    begun = time.perf_counter()
+    graph = gp.load(TASKS / f"{name}.onnx")
+    result = gp.prune(graph, latency=share, threads=setting.threads)
+    spent = time.perf_counter() - begun
+    feed = random_feeds(graph, 1, 0)[0]
+    first, second = ready(graph.source, feed, setting), ready(result.model, feed, setting)
+    found = paired(first, second, clock=setting.clock)  # once more, apart from the runs that steered the search
+    return {
+        "model": name,
+        "target": f"latency {share}",
+        "align": result.plan.recipe["align"],
+        "wanted": float(share.rstrip("%")) / 100,
+        "predicted": result.timing.predicted if result.timing else None,
+        "measured": found.ratio,
+        "wall": paired(first, second, clock=time.perf_counter).ratio,
+        "milliseconds": [1e3 * s for s in found.seconds],
+        "rounds": result.timing.rounds if result.timing else 0,
+        "seconds": spent,
+    }
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--only", nargs="*", default=sorted(TARGETS))
+    parser.add_argument("--output", type=Path)
+    given = parser.parse_args()
+    setting = Setting(threads=given.threads)
+    print(f"favoured alignment here: {favoured_alignment(setting)}", flush=True)
+    rows = []
+    for name in given.only:
+        for row in (half(name, 8, setting), half(name, "auto", setting), timed(name, "60%", setting)):
+            rows.append(row)
+            print(json.dumps(row), flush=True)
+    lines = [
+        [
+            r["model"],
+            r["target"],
+            str(r["align"]),
+            f"{'<= ' if 'macs' in r['target'] else ''}{r['wanted']:.0%}",
+            f"{r['predicted']:.1%}",
+            f"{r['measured']:.1%}",
+            f"{r['wall']:.1%}",
+            f"{r['milliseconds'][0]:.2f} -> {r['milliseconds'][1]:.2f}",
+        ]
+        for r in rows
+    ]
+    print(table(lines, ["model", "target", "align", "wanted", "predicted", "measured", "wall", "ms"]))
+    if given.output:
+        data = {"machine": machine(), "versions": versions(), "threads": given.threads, "rows": rows}
+        given.output.write_text(json.dumps(data, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

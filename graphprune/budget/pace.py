@@ -1,0 +1,269 @@
+"""A latency target: a limit on the predicted time, corrected by what candidates are measured to take."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from graphprune.cost.alignment import favoured_alignment
+from graphprune.cost.latency import NAME, Latency, latency
+from graphprune.cost.model import CostModel
+from graphprune.cost.operators import checked
+from graphprune.cost.table import load_table, table_latency
+from graphprune.coupling.cut import Mask
+from graphprune.coupling.groups import DependencyGraph
+from graphprune.errors import InputError
+from graphprune.graph.pairing import Paired, alone, paired, ready
+from graphprune.graph.run import CannotRun, random_feeds
+from graphprune.graph.timing import Setting
+
+AUTO = "auto"
+TIMING = ("threads", "provider", "latency_table")  # options that say how and where latency is measured
+CLOSE = 0.05  # how near the target a measured time ends the search
+ROUNDS = 4
+_LOOSE = 0.97  # share of the limit below which it is another limit that binds
+_UNITS = {"%": 0.01, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6}
+_TEXT = re.compile(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*(%|s|ms|us|µs)\s*", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What became of a latency target.
+
+    Attributes:
+        target: Time asked for, seconds.
+        before: Time of the original, seconds.
+        predicted: Predicted time of the result as a share of the original's.
+        measured: The same, measured in turns with the original; None where nothing was measured.
+        rounds: Candidates measured.
+        provider: Execution provider, or the table that times come from.
+        threads: Threads.
+    """
+
+    target: float
+    before: float
+    predicted: float
+    measured: float | None = None
+    rounds: int = 0
+    provider: str = ""
+    threads: int = 1
+
+    @property
+    def share(self) -> float:
+        """The target as a share of the original's time."""
+        return self.target / self.before
+
+    @property
+    def met(self) -> bool:
+        """Whether the measured time is as close to the target as is asked for."""
+        return self.measured is not None and abs(self.measured / self.share - 1) <= CLOSE
+
+    @property
+    def miss(self) -> float:
+        """How far the measured time is from the target, as a share of it; above counts twice."""
+        apart = (self.measured or 0.0) / self.share - 1
+        return 2 * apart if apart > 0 else -apart
+
+    @property
+    def missed(self) -> bool:
+        """Whether the measured time is above the target by more than that."""
+        return self.measured is not None and self.measured > self.share * (1 + CLOSE)
+
+
+def parse_latency(amount: str | float) -> tuple[float, bool]:
+    """A latency target: its number, and whether that is a share of the original's time rather than seconds.
+
+    Raises:
+        InputError: It cannot be read, or is no time below the original's.
+    """
+    match = _TEXT.fullmatch(str(amount))
+    if match is None:
+        raise InputError(f"--latency {amount}: cannot be read; write 60% or 8ms")
+    value, unit = float(match[1]), match[2].lower()
+    if unit == "%" and not 0 < value < 100:
+        raise InputError(f"--latency {amount}: a percent of the original's time lies between 0 and 100")
+    if not math.isfinite(value) or value <= 0:
+        raise InputError(f"--latency {amount}: must be above zero")
+    return value * _UNITS[unit], unit == "%"
+
+
+def setting_of(timing: Mapping[str, Any]) -> Setting:
+    """How models are timed by the options of a run.
+
+    Raises:
+        InputError: The provider is unknown or the number of threads makes no sense.
+    """
+    given = {k: timing[k] for k in ("provider", "threads") if k in timing}
+    setting = Setting(**given)
+    setting.check()
+    return setting
+
+
+def recorded(timing: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of timing as a plan notes them."""
+    return {k: getattr(v, "__name__", v) if callable(v) else v for k, v in timing.items()}
+
+
+def read_timing(
+    rest: dict[str, Any], latency: str | float | None, note: Callable[[str], None], *, lossless: bool
+) -> dict[str, Any]:
+    """Take the options of timing out of others, and put a number where the alignment is to be found out.
+
+    Args:
+        rest: Options; changed.
+        latency: The latency target.
+        note: Told what is worth knowing.
+        lossless: Whether nothing but dead channels leaves.
+
+    Raises:
+        InputError: There is no latency that they say how to measure.
+    """
+    given = {k: rest.pop(k, None) for k in TIMING}
+    timing = {k: v for k, v in given.items() if v is not None}
+    if timing and latency is None and rest.get("align") != AUTO:
+        raise InputError(f"--{next(iter(timing)).replace('_', '-')} belongs to --latency, which is not given")
+    if latency is not None and "latency_table" not in timing and not lossless:
+        rest.setdefault("align", AUTO)
+    if rest.get("align") == AUTO:
+        rest["align"] = favoured_alignment(setting_of(timing), note=note)
+    return timing
+
+
+def paced(
+    deps: DependencyGraph,
+    cost: CostModel,
+    amount: str | float,
+    timing: Mapping[str, Any],
+    note: Callable[[str], None],
+    known: Latency | None,
+) -> Pace:
+    """A latency target by the options of a run, see :class:`Pace`."""
+    return Pace(deps, cost, amount, setting_of(timing), table=timing.get("latency_table"), note=note, known=known)
+
+
+class Pace:
+    """A latency target with what predicts and what measures it.
+
+    Attributes:
+        known: The latency of the original.
+        limit: What the predicted time may be now, nanoseconds.
+        timing: What the latest candidate came to.
+        best: What the best came to.
+        leads: Whether the latest is the best.
+    """
+
+    def __init__(
+        self,
+        deps: DependencyGraph,
+        cost: CostModel,
+        amount: str | float,
+        setting: Setting,
+        *,
+        table: Any = None,
+        note: Callable[[str], None] = lambda _: None,
+        known: Latency | None = None,
+        race: Callable[[Any, Any], Paired] | None = None,
+    ) -> None:
+        value, relative = parse_latency(amount)
+        self._deps, self._cost, self._setting = deps, cost, setting
+        self._table, self._race = table, race
+        if known is None:
+            known = self._known(note)
+        self.known = known
+        self._cost.measures[NAME] = known.measure
+        self._whole = self.predicted(np.zeros(deps.state.store.count, bool))
+        target = value * known.seconds if relative else value
+        if target >= known.seconds:
+            raise InputError(f"--latency {amount} is met already: the model takes {1e3 * known.seconds:.3g} ms")
+        source = setting.provider if table is None else f"table {getattr(table, '__name__', table)}"
+        self.timing = Timing(target, known.seconds, 1.0, provider=source, threads=setting.threads)
+        self.limit = int(self._whole * self.timing.share)
+        self.best, self.leads = self.timing, True
+        self._tried: list[tuple[float, float]] = []
+
+    def _known(self, note: Callable[[str], None]) -> Latency:
+        if self._table is not None:
+            return table_latency(self._deps, self._cost.lengths, load_table(self._table))
+        run = self._ready(checked(self._deps))
+        clock = self._setting.clock
+        return latency(self._deps, self._cost.lengths, self._setting, total=lambda: alone(run, clock=clock), note=note)
+
+    def _ready(self, model: Any) -> Callable[[], object]:
+        try:
+            return ready(model, random_feeds(self._deps.source, 1, 0)[0], self._setting)
+        except CannotRun as error:
+            raise InputError(f"{self._deps.source.name}: cannot be timed: onnxruntime: {error}") from None
+
+    def restart(self) -> None:
+        """Count rounds anew, for a model that is planned again; the limit stays as it was corrected."""
+        self.timing = self.best = replace(self.timing, measured=None, rounds=0)
+        self._tried.clear()
+
+    def out_of_reach(self) -> str:
+        """Why the search ends where the solver can go no further: what the measurements say."""
+        found = self.best
+        return (
+            f"latency {found.share:.1%} of the original is out of reach: it was predicted, but the best candidate takes"
+            f" {found.measured:.1%}; loosen --max-ratio, --min-channels, --ignore or --align"
+        )
+
+    def predicted(self, removed: Mask) -> float:
+        """Predicted nanoseconds after a removal."""
+        return float(self._cost.measures[NAME].total(self._cost.kept(removed)))
+
+    @property
+    def measurable(self) -> bool:
+        """Whether candidates are measured: not where times come from another device."""
+        return self._table is None
+
+    def measure(self, original: Any, model: Any, removed: Mask) -> bool:
+        """Measure a candidate in turns with the original; False where the limit was corrected and one more is due.
+
+        Args:
+            original: The original model.
+            model: The candidate.
+            removed: What it lacks.
+        """
+        share = self.predicted(removed) / self._whole
+        if not self.measurable:
+            self.timing = self.best = replace(self.timing, predicted=share)
+            return True
+        found = self._race(original, model) if self._race is not None else self._raced(original, model)
+        rounds = self.timing.rounds + 1
+        self.timing = replace(self.timing, predicted=share, measured=found.ratio, rounds=rounds)
+        self.leads = self.best.measured is None or self.timing.miss < self.best.miss
+        self.best = self.timing if self.leads else replace(self.best, rounds=rounds)
+        if self.timing.met or rounds >= ROUNDS or (found.ratio < self.timing.share and share < _LOOSE * self._limited):
+            return True
+        limit = int(self._aim(share, found.ratio) * self._whole)
+        if limit == self.limit or limit >= self._whole:
+            return True
+        self.limit = limit
+        return False
+
+    @property
+    def _limited(self) -> float:
+        """The limit as a share of the original's predicted time."""
+        return self.limit / self._whole
+
+    def _raced(self, original: Any, model: Any) -> Paired:
+        return paired(self._ready(original), self._ready(model), clock=self._setting.clock)
+
+    def _aim(self, predicted: float, measured: float) -> float:
+        """The predicted share at which the measured one should be the target.
+
+        Between two candidates on both sides of it on the line through them, else in proportion.
+        """
+        self._tried.append((predicted, measured))
+        below = [t for t in self._tried if t[1] <= self.timing.share]
+        above = [t for t in self._tried if t[1] > self.timing.share]
+        if below and above:
+            (p0, m0), (p1, m1) = max(below, key=lambda t: t[1]), min(above, key=lambda t: t[1])
+            if p1 > p0 and m1 > m0:
+                return p0 + (p1 - p0) * (self.timing.share - m0) / (m1 - m0)
+        return predicted * self.timing.share / measured
