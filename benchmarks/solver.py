@@ -3,8 +3,8 @@
 `python -m benchmarks.solver` writes results/solver.json and results/solver.md. A made-up network is a chain of
 convolutions with residual streams: each layer reads one group of channels and writes another, every eighth group is
 a wide residual stream that the layers around it share. Three budgets hold at once: MACs, parameters and peak
-activation memory at half of the original. Real graphs are the hand-built ones of the tests and whatever ONNX files
-are named. Every row is measured in a process of its own on one thread.
+activation memory at half of the original. Real graphs are the ONNX files named, under four budgets half-way between
+the original and the smallest model allowed. Every row is measured in a process of its own on one thread.
 """
 
 from __future__ import annotations

@@ -267,7 +267,7 @@ def test_outputs_that_cannot_be(folder: Path) -> None:
     [
         ("r.yaml", "macs: 50%\nmaxratio: 0.8\n", "unknown option 'maxratio'; did you mean max-ratio"),
         ("r.yaml", "macs: 50%\nzzz: 8\n", "unknown option 'zzz'; there are macs"),
-        ("r.yaml", "macs: [1, 2]\n", "macs: .* is not an amount"),
+        ("r.yaml", "macs: {a: 1}\n", "macs: .* is not an amount"),
         ("r.yaml", "macs: true\n", "macs: True is not an amount"),
         ("r.yaml", "macs: 50%\nseed: many\n", "seed: 'many' is not a whole number"),
         ("r.yaml", "macs: 50%\nignore: 3\n", "ignore: 3 is not a regular expression"),
