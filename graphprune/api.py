@@ -287,7 +287,8 @@ def prune(
         result = replay(*fitted(graph, from_plan), check, feeds, 1, progress)
     else:
         result = search(analyze(graph, allow_io=allow_io), {**options, "data": given}, check, feeds, 1, progress)
-    result = recovered(result, given, recover, progress, seed=options.get("seed", 0))
+    if not from_plan or recover != "auto":  # a plan carried out gives the same bytes each time
+        result = recovered(result, given, recover, progress, seed=options.get("seed", 0))
     progress("measure")
     result = replace(result, quality=judge(result.deps, result.plan, result.model))
     if inplace:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
 from graphprune.algebra.axis import Ids
 from graphprune.calibration import Calibration, Gram
@@ -27,6 +27,7 @@ from graphprune.importance.curve import Curve
 Real = NDArray[np.float64]
 Grams = Mapping[tuple[str, int], Gram]
 _DAMPING = 1e-3
+_LEAST = 1e-8
 _PICKS = 64  # steps in which a group empties
 _WIDEST = 6144  # inputs of a layer beyond which they count as uncorrelated
 
@@ -146,9 +147,26 @@ def _sites(deps: DependencyGraph, layer: Layer, group: Group, gram: Gram) -> Ite
         if places is None or (groups > 1 and len(places[0]) == 1):
             continue
         units, columns = places
-        damped = h + _DAMPING * max(float(np.trace(h)) / len(h), 1e-12) * np.eye(len(h))
-        inverse = 1.0 / np.diag(damped) if len(h) > _WIDEST else cho_solve(cho_factor(damped), np.eye(len(h)))
-        yield Site(np.asarray(inverse), w / np.sqrt(max(energy, 1e-30)), units, columns)
+        yield Site(_inverse(h), w / np.sqrt(max(energy, 1e-30)), units, columns)
+
+
+def _damping(h: Real) -> float:
+    return max(_DAMPING * float(np.trace(h)) / len(h), _LEAST)
+
+
+def _inverse(h: Real) -> Real:
+    """Inverse of a damped covariance; of its diagonal alone for wide layers."""
+    if len(h) > _WIDEST:
+        return np.asarray(1.0 / np.maximum(np.diag(h) + _damping(h), _LEAST))
+    return _solved(h + _damping(h) * np.eye(len(h)), np.eye(len(h)))
+
+
+def _solved(matrix_: Real, right: Real) -> Real:
+    """The solution of a symmetric system; by least squares where rounding left it without one."""
+    try:
+        return np.asarray(cho_solve(cho_factor(matrix_), right))
+    except LinAlgError:
+        return np.asarray(np.linalg.lstsq(matrix_, right, rcond=None)[0])
 
 
 def covariance(gram: Gram, *, centred: bool) -> Real:
@@ -204,8 +222,8 @@ def compensated(weight: Real, mean: Real, moments: Real, rows: Mapping[int, NDAr
     out = np.zeros_like(weight)
     for g, kept in rows.items():
         h = moments[g]
-        ridge = _DAMPING * max(float(np.trace(h)) / len(h), 1e-12)
+        ridge = _damping(h)
         damped = h[np.ix_(kept, kept)] + ridge * np.eye(len(kept))
         right = h[kept] @ weight[g] + ridge * weight[g][kept]
-        out[g][kept] = cho_solve(cho_factor(damped), right)
+        out[g][kept] = _solved(damped, right)
     return out, np.einsum("gi,gio->go", mean, weight - out)
