@@ -155,7 +155,9 @@ def report(rows: dict[str, dict[str, Row]]) -> str:
         )
     names = ("network", "result", "runs", "MACs %", "error", "capture", "analysis", "plan", "rewrite", "verify")
     shown = table(lines, (*names, "ours s", "Torch-Pruning", "its s"))
-    return f"{shown}\n\n{_counts(rows)}\n\n{_speed(rows)}"
+    states = len({r["graphprune"].get("sources") for r in rows.values()})
+    note = f"Pairs were measured one after the other, all rows with {states} states of graphprune's sources."
+    return f"{shown}\n\n{_counts(rows)}\n\n{_speed(rows)}\n\n{note}"
 
 
 def _speed(rows: dict[str, dict[str, Row]]) -> str:

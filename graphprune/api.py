@@ -9,19 +9,18 @@ from typing import Any
 
 import onnx_ir as ir
 
-from graphprune.api_torch import carried_out_inplace, check_destination, is_torch, slice_optimizer, trace, traced_module
+from graphprune.api_read import analyze, graph_of, load
+from graphprune.api_torch import carried_out_inplace, check_destination, slice_optimizer, trace, traced_module
 from graphprune.budget.targets import Amount
 from graphprune.calibration import Calibration
 from graphprune.checkpoints import apply_plan, as_plan, save_module
 from graphprune.coupling.groups import DependencyGraph
-from graphprune.coupling.groups import analyze as _analyze
 from graphprune.data import Samples, given_samples
 from graphprune.dialect import dialect_of
 from graphprune.errors import InputError
 from graphprune.graph.checks import refuse_nan
 from graphprune.graph.model import Graph
 from graphprune.graph.onnx import Source
-from graphprune.graph.onnx import load as _load
 from graphprune.importance.base import Criterion
 from graphprune.plan import Plan, is_lossless
 from graphprune.recover.steps import step_names
@@ -29,59 +28,11 @@ from graphprune.rewrite.checkpoint import is_checkpoint
 from graphprune.rewrite.files import check_output
 from graphprune.rewrite.files import save as _save
 from graphprune.rewrite.shards import INDEX
-from graphprune.rules import has_rule
 from graphprune.search import Progress, Result, fitted, folded_cut, prepared, recovered, replay, search
 from graphprune.verify.compare import Verdict
 from graphprune.verify.metric import Judge, Metric
 
 __all__ = ["Result", "analyze", "apply", "load", "plan", "prune", "save", "slice_optimizer", "trace", "verify"]
-
-
-def load(source: Source, *, input_shapes: Mapping[str, tuple[int, ...]] | None = None) -> Graph:
-    """Read a model into a neutral graph.
-
-    Args:
-        source: Path of an ONNX file, a ModelProto, or an ``onnx_ir.Model``. It is never changed.
-        input_shapes: Sizes to use for inputs with dynamic axes, by input name.
-
-    Returns:
-        The graph; ``graph.source`` is the ``onnx_ir.Model``, with local functions and operators that have no rule
-        but a function body written out.
-
-    Raises:
-        InputError: The file cannot be read, is not a valid model, or cannot run at any size tried.
-    """
-    return _load(source, input_shapes=input_shapes, ruled=has_rule)
-
-
-def _graph(
-    source: Source | Graph, input_shapes: Mapping[str, tuple[int, ...]] | None = None, example_inputs: Any = None
-) -> Graph:
-    if isinstance(source, Graph):
-        return source
-    if is_torch(source):
-        return trace(source, () if example_inputs is None else example_inputs)
-    return load(source, input_shapes=input_shapes)
-
-
-def analyze(
-    source: Source | Graph | DependencyGraph, *, example_inputs: Any = None, allow_io: Sequence[str] = ()
-) -> DependencyGraph:
-    """Find the coupled channels of a model.
-
-    Args:
-        source: Path, ModelProto, ``onnx_ir.Model``, PyTorch module, exported program, or a loaded or traced graph; a
-            dependency graph is returned as it is.
-        example_inputs: What a module takes: a tensor, a tuple, or a dictionary by keyword.
-        allow_io: Patterns of graph inputs and outputs whose axes may shrink, such as KV caches.
-
-    Returns:
-        The dependency graph: ``groups``, ``blocked``, ``explain(name)`` and ``graph`` (networkx).
-
-    Raises:
-        InputError: The model cannot be read, or a pattern matches nothing.
-    """
-    return source if isinstance(source, DependencyGraph) else _analyze(_graph(source, None, example_inputs), allow_io)
 
 
 def plan(
@@ -211,7 +162,9 @@ def apply(source: Any, plan: Any, output: str | Path | None = None, *, example_i
     if output is not None:
         raise InputError("a model is returned, not written: leave out the output and use save")
     ready = as_plan(plan)
-    deps, ready = fitted(source if isinstance(source, DependencyGraph) else _graph(source, None, example_inputs), ready)
+    deps, ready = fitted(
+        source if isinstance(source, DependencyGraph) else graph_of(source, None, example_inputs), ready
+    )
     dialect = dialect_of(deps.source)
     model = dialect.rewrite(folded_cut(deps, ready))
     dialect.stamp(model, ready, verified=False)
@@ -262,8 +215,8 @@ def verify(
         InputError: A model or the plan cannot be read, or they do not fit each other.
     """
     ready = plan if isinstance(plan, Plan) else Plan.read(plan)
-    deps, ready = fitted(_graph(source, None, example_inputs), ready)
-    model = pruned if traced_module(deps.source) is not None else _graph(pruned).source
+    deps, ready = fitted(graph_of(source, None, example_inputs), ready)
+    model = pruned if traced_module(deps.source) is not None else graph_of(pruned).source
     cut = folded_cut(deps, ready)
     return dialect_of(deps.source).verify(
         cut, model, feeds=feeds, samples=samples, seed=seed, lossless=is_lossless(ready)
@@ -322,7 +275,7 @@ def prune(
     if output is not None:
         check_output(Path(output), *([Path(source)] if isinstance(source, str | Path) else []))
     progress("load")
-    graph = _graph(source, input_shapes, example_inputs)
+    graph = graph_of(source, input_shapes, example_inputs)
     check_destination(graph, output, inplace=inplace)
     step_names(recover)
     refuse_nan(graph)

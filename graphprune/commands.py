@@ -16,19 +16,20 @@ from graphprune.graph.model import Array, Graph
 from graphprune.graph.onnx import external_files
 from graphprune.importance.base import wants_data
 from graphprune.plan import Plan
-from graphprune.recipe import Recipe, parse_shapes
+from graphprune.recipe import Recipe
+from graphprune.recipe_values import parse_shapes
+from graphprune.report.checkpoints import CheckpointReport, FieldChange
 from graphprune.report.latency import timed
 from graphprune.report.models import (
     AnalysisReport,
-    CheckpointReport,
     FamilyReport,
-    FieldChange,
     PruneReport,
     VerifyReport,
 )
 from graphprune.report.profile import ProfileReport
 from graphprune.report.profile import profile as _profile
 from graphprune.report.quality import measured
+from graphprune.report.recovery import regained
 from graphprune.report.summary import analysis, blocked_axes, checked, cost, disk_bytes, group_cuts, io_cuts
 from graphprune.rewrite.checkpoint import is_checkpoint, shrink
 from graphprune.rewrite.files import check_output, save, staged
@@ -216,6 +217,7 @@ def _written(verb: str, model: Path, output: Path, result: api.Result, folder: P
         check=checked(result.verdict),
         folded=result.folded,
         quality=measured(result.quality),
+        recovery=regained(result.recovery),
         given_up=result.frozen,
         notes=result.notes,
         latency=timed(result.timing),

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-import math
-import os
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,12 +12,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from graphprune.errors import InputError
-
-AUTO = "auto"
-RANDOM = "random"
-_SHAPE = re.compile(r"(?:(?P<name>.*):)?(?P<sizes>\d+(?:[x,]\d+)*)")
-_SCRIPT = re.compile(r"(?P<file>.*\.py):(?P<name>\w+)")
-_AMOUNTS = ("macs", "params", "size", "memory", "latency", "ratio")
+from graphprune.recipe_values import AMOUNTS, CONVERT, align, moved_source, number, parse_shapes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +52,8 @@ class Recipe:
             channels), uniform (the same share everywhere), or auto: solver where losses were measured, else global.
         criterion: How channels are ranked, see docs/criteria.md (l2). By weights: l1, l2, lamp, bn-scale, fpgm, dimap,
             spectral, similarity, random. By --data: wanda, activation-mean, activation-variance,
-            activation-attention, apoz, correlation, entropy.
+            activation-attention, apoz, correlation, entropy, taylor, taylor-ema, empirical-fisher, fisher,
+            gauss-newton, hessian, perturbation.
         aggregate: What is made of a channel's coupled slices: sum, mean or max (sum).
         normalise: What the scores of a group are divided by: its mean, max or sum, or none (auto: mean, none for
             criteria that compare groups by themselves).
@@ -72,6 +65,8 @@ class Recipe:
             or the word random.
         samples: How many samples to take of the data (1024).
         preprocess: How images become inputs: resize, crop, color, scale, mean, std, layout. In recipes only.
+        recover: What is done for accuracy once the cut is proved: none, or steps with commas: merge, mean, moments,
+            batchnorm, refit, distill (auto: refit where there is data).
         metric: A measure of your own, before and after: FILE.py:FUNCTION, called with run(feed) -> outputs.
         no_verify: Do not compare the result with the masked original; it is marked UNVERIFIED then.
     """
@@ -104,6 +99,7 @@ class Recipe:
     data: str | None = None
     samples: int | None = None
     preprocess: Annotated[Mapping[str, Any] | None, Parameter(parse=False)] = None
+    recover: str | None = None
     metric: str | None = None
     no_verify: bool | None = None
 
@@ -118,9 +114,9 @@ class Recipe:
         Raises:
             InputError: An option is out of range.
         """
-        out: dict[str, Any] = {k: _number(v) for k in _AMOUNTS if (v := getattr(self, k)) is not None}
+        out: dict[str, Any] = {k: number(v) for k in AMOUNTS if (v := getattr(self, k)) is not None}
         if self.align is not None:
-            out["align"] = _align(self.align)
+            out["align"] = align(self.align)
         if self.seed is not None and self.seed < 0:
             raise InputError(f"--seed {self.seed}: must be 0 or more")
         for key in (
@@ -148,7 +144,8 @@ class Recipe:
 
     def data_options(self) -> dict[str, Any]:
         """Keyword options of :func:`graphprune.prune` about data."""
-        return {key: getattr(self, key) for key in ("data", "samples", "preprocess", "metric")}
+        found = {key: getattr(self, key) for key in ("data", "samples", "preprocess", "metric")}
+        return found if self.recover is None else {**found, "recover": self.recover}
 
     def input_shapes(self) -> dict[str, tuple[int, ...]]:
         """Sizes by input name, "" where the name was left out.
@@ -174,6 +171,7 @@ class Recipe:
         entries["preprocess"] = dict(self.preprocess) if self.preprocess is not None else None
         if self.latency_table is not None:
             entries["latency_table"] = moved_source(self.latency_table, folder)
+        entries["recover"] = self.recover
         entries["metric"] = moved_source(self.metric, folder) if self.metric is not None else None
         entries["no_verify"] = bool(self.no_verify)
         kept = {k.replace("_", "-"): v for k, v in entries.items() if not (v is None or v is False or v == [])}
@@ -192,14 +190,14 @@ def read_recipe(path: Path) -> Recipe:
     out: dict[str, Any] = {}
     for raw, value in entries.items():
         key = str(raw).replace("-", "_")
-        if key not in _CONVERT:
-            known = [k.replace("_", "-") for k in _CONVERT]
+        if key not in CONVERT:
+            known = [k.replace("_", "-") for k in CONVERT]
             near = difflib.get_close_matches(str(raw), known, 1)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
             raise InputError(f"{path}: unknown option {raw!r}; {hint}")
         if key in out:
             raise InputError(f"{path}: option {raw!r} is given twice")
-        wanted, convert = _CONVERT[key]
+        wanted, convert = CONVERT[key]
         try:
             out[key] = None if value is None else convert(value)
         except (TypeError, ValueError):
@@ -225,129 +223,3 @@ def _parse(path: Path) -> Any:
         raise InputError(f"{path}: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not a readable recipe ({str(error)[:200]})") from None
-
-
-def parse_shapes(texts: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
-    """Sizes by input name from ``x:1,3,224,224`` or ``1x3x224x224``.
-
-    Raises:
-        InputError: A shape cannot be read or an input is named twice.
-    """
-    out: dict[str, tuple[int, ...]] = {}
-    for text in texts:
-        match = _SHAPE.fullmatch(text.strip())
-        sizes = tuple(int(n) for n in re.split("[x,]", match["sizes"])) if match else ()
-        if match is None or 0 in sizes:
-            raise InputError(f"--input-shape {text}: cannot be read; write NAME:1,3,224,224 or 1x3x224x224")
-        name = match["name"] or ""
-        if name in out:
-            raise InputError(f"--input-shape {text}: the shape of input {name!r} is given twice")
-        out[name] = sizes
-    return out
-
-
-def _align(text: str) -> int | str:
-    if text == AUTO:
-        return text
-    try:
-        return int(text)
-    except ValueError:
-        raise InputError(f"--align {text}: must be a whole number, or auto") from None
-
-
-def _number(text: str) -> str | int | float:
-    """A plain number as a number, so that flags, files and Python callers leave the same plan behind."""
-    for kind in (int, float):
-        try:
-            value = kind(text)
-        except ValueError:
-            continue
-        return value if math.isfinite(value) else text
-    return text
-
-
-def moved_source(text: str, folder: Path | None, home: Path = Path()) -> str:
-    """A path or ``file.py:function`` that stands in a recipe in ``home``, as it has to stand in one in ``folder``.
-
-    Without a folder: as it has to be given. The word random stays.
-    """
-    if text == RANDOM:
-        return text
-    script = _SCRIPT.fullmatch(text)
-    file, name = (script["file"], script["name"]) if script else (text, "")
-    path = home / file
-    try:
-        file = Path(os.path.relpath(path, folder)).as_posix() if folder is not None else str(path)
-    except ValueError:  # another drive
-        file = str(path.resolve())
-    return f"{file}:{name}" if name else file
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise TypeError
-    return str(value)
-
-
-def _amounts(value: Any) -> str:
-    return ",".join(_text(v) for v in (value if isinstance(value, list) else [value]))
-
-
-def _whole(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError
-    return value
-
-
-def _fraction(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError
-    return float(value)
-
-
-def _switch(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError
-    return value
-
-
-def _texts(value: Any) -> tuple[str, ...]:
-    entries = value if isinstance(value, list) else [value]
-    if not all(isinstance(v, str) for v in entries):
-        raise TypeError
-    return tuple(entries)
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise TypeError
-    return value
-
-
-_CONVERT: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
-    **dict.fromkeys(_AMOUNTS, ("an amount such as 50% or 1.2G, or a list of them", _amounts)),
-    "align": ("a whole number, or auto", _text),
-    "min_channels": ("a whole number", _whole),
-    "max_ratio": ("a number", _fraction),
-    "ignore": ("a regular expression or a list of them", _texts),
-    "only": ("a regular expression or a list of them", _texts),
-    "allow_io": ("a regular expression or a list of them", _texts),
-    "shared_offsets": ("true or false", _switch),
-    "width": ("text such as PATTERN=16:48 or a list of it", _texts),
-    "equal": ("a regular expression or a list of them", _texts),
-    "allocation": ("a name", _text),
-    "criterion": ("a name", _text),
-    "aggregate": ("a name", _text),
-    "normalise": ("a name", _text),
-    "seed": ("a whole number", _whole),
-    "input_shape": ("a shape or a list of them", _texts),
-    "data": ("a path", _text),
-    "samples": ("a whole number", _whole),
-    "preprocess": ("a mapping of steps", _mapping),
-    "metric": ("FILE.py:FUNCTION", _text),
-    "threads": ("a whole number", _whole),
-    "provider": ("a name", _text),
-    "latency_table": ("a path, or FILE.py:FUNCTION", _text),
-    "lossless": ("true or false", _switch),
-    "no_verify": ("true or false", _switch),
-}

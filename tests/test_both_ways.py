@@ -48,12 +48,29 @@ class Recurrent(nn.Module):
         return self.head(self.lstm(F.relu(self.inner(x)))[0][:, -1])
 
 
+class Tied(nn.Module):
+    """Weights that exporters leave as they are, but for the transposed one of the tied head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.positions = nn.Embedding(11, 24), nn.Embedding(32, 24)
+        self.up, self.down = nn.Parameter(torch.randn(24, 48)), nn.Parameter(torch.randn(48, 24))
+        self.head = nn.Linear(24, 11, bias=False)
+        self.head.weight = self.embed.weight
+        self.register_buffer("ids", torch.arange(32)[None])
+
+    def forward(self, x: Any) -> Any:
+        x = self.embed(x) + self.positions(self.ids[:, : x.shape[1]])
+        return self.head(x + F.relu(x @ self.up) @ self.down)
+
+
 IMAGES, TOKENS, STEPS = torch.randn(2, 3, 8, 8), torch.randint(0, 11, (2, 7)), torch.randn(2, 7, 6)
 NETWORKS = {
     "residual": (Residual, IMAGES),
     "grouped": (Grouped, IMAGES),
     "attention layer": (Encoder, TOKENS),
     "own attention": (lambda: Encoder(Attention), TOKENS),
+    "tied": (Tied, TOKENS),
     "lstm": (Recurrent, STEPS),
     "two lstm layers": (lambda: Recurrent(2, both=False), STEPS),
 }

@@ -7,13 +7,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from scipy.optimize import linprog
+from torch import nn
 
 import graphprune as gp
 from graphprune.graph.onnx import load
 from graphprune.recover.merge import merge
 from graphprune.recover.transport import plan
 from graphprune.rewrite.onnx import rewrite
+from graphprune.rewrite.torch import rewrite as module_without
 from tests.graphs import Builder
 from tests.recovery import changed_weight, feeds, run_all, stored, without
 
@@ -48,7 +51,12 @@ def products(b: Builder, x: str) -> str:
     return b.linear(x, 8, 5, "second")
 
 
-NETS = {f.__name__: f for f in (plain, pooled, normed, branches, deep, products)}
+def averaged(b: Builder, x: str) -> str:
+    x = b.op("ReduceMean", b.conv_relu(x, 4, 8, name="first"), b.ints(-1, 2), keepdims=0)
+    return b.gemm(x, 8, 5, "second")
+
+
+NETS = {f.__name__: f for f in (plain, pooled, normed, branches, deep, products, averaged)}
 
 
 def multiple(b: Builder, layer: str, axis: int, factor: float) -> None:
@@ -135,3 +143,20 @@ def test_targets_that_are_only_leaned_on_take_what_is_near() -> None:
     cost = np.array([[0.0, 1.0, 1.0], [0.0, 1.0, 1.0]])
     found = plan(cost, np.array([1.0, 2.0]), np.ones(3))
     assert found[:, 0].sum() > 2.99
+
+
+def test_modules_are_merged_too() -> None:
+    torch.manual_seed(0)
+    pooled = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    net = nn.Sequential(*pooled, nn.Linear(8, 4)).eval()
+    with torch.no_grad():
+        net[0].weight[5], net[0].bias[5] = 2 * net[0].weight[2], 2 * net[0].bias[2]
+    x = torch.randn(4, 3, 8, 8)
+    deps = gp.analyze(gp.trace(net, x))
+    units: Any = deps.types["0.weight"][0].units
+    made = module_without(deps.cut(units[5].astype(np.int32)))
+    small = gp.trace(made, x)
+    with torch.no_grad():
+        plainly = (made(x) - net(x)).abs().max()
+        assert len(merge(deps.cut(units[5].astype(np.int32)), small, [])) == 1
+        assert (made(x) - net(x)).abs().max() < 0.03 * plainly

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import helper
 
 from graphprune.recover.refit import refit
 from tests.graphs import Builder
@@ -143,3 +144,23 @@ def test_the_fit_is_least_squares_on_what_the_pruned_layers_give() -> None:
     aim = np.maximum(target, 0) @ w3 + b3
     best = ridge(np.maximum(kept @ best + shift, 0), aim, w3, strengths[1])
     np.testing.assert_allclose(graph["third.weight"].const_value.numpy().T, best, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+def test_element_types_stay(dtype: Any) -> None:
+    b = Builder("types")
+    x = b.op("Cast", b.source("x", [64, 6]), to=int(helper.np_dtype_to_tensor_dtype(np.dtype(dtype))))
+    x = b.op("Relu", b.gemm(x, 6, 8, "first"))
+    out = b.op("Cast", b.gemm(x, 8, 3, "second"), to=1)
+    doubled(b, "first")
+    for name in list(b.initializers):
+        array = stored(b, name).astype(dtype)
+        del b.initializers[name]
+        b.const(array, name)
+    data = feeds(16, 64, 6)
+    cut, small = without(b.build(out), "first.weight", [5])
+    wanted = run_all(cut.deps.source.source, data)
+    plainly = np.abs(run_all(small.source, data) - wanted).max()
+    refit(cut, small, data)
+    assert small.source.graph.initializers["second.weight"].const_value.numpy().dtype == dtype
+    assert np.abs(run_all(small.source, data) - wanted).max() < 0.02 * plainly

@@ -49,7 +49,9 @@ def translated(deps: DependencyGraph, plan: Plan) -> Plan:
         InputError: A cut cannot be told from what the two forms have in common, or does not fit the couplings here.
     """
     weights = deps.source.weights
-    if all(n in weights and weights[n].shape == plan.shapes.get(n, weights[n].shape) for n in plan.weights):
+    here = all(n in weights and weights[n].shape == plan.shapes.get(n, weights[n].shape) for n in plan.weights)
+    alike = plan.shapes.keys() == {n for n, w in weights.items() if w.shape}
+    if here and (alike or not plan.shapes or plan.blocks or is_lossless(plan)):
         return plan
     model = deps.source.name
     missing = next((n for n in plan.weights if n not in weights and (is_lossless(plan) or n not in plan.shapes)), None)
@@ -86,6 +88,7 @@ def _known(deps: DependencyGraph, plan: Plan) -> tuple[dict[str, Rows], set[str]
         theirs.setdefault(entry.path, []).append(entry)
     tied = getattr(deps.source.source, "tied", {})
     shapes = {n: w.shape for n, w in deps.source.weights.items()}
+    unread = {(name, axis): set(lines) for name, axis, lines in deps.source.unread}
     known: dict[str, Rows] = {}
     found: set[str] = set()
     for mine in _entries(shapes, tied, renamed(deps.source)):
@@ -94,7 +97,8 @@ def _known(deps: DependencyGraph, plan: Plan) -> tuple[dict[str, Rows], set[str]
         told = [{a: tuple(_listed(plan, plan.tied.get(n, n), b)) for a, b in axes.items()} for n, axes in pairs]
         if not told or any(rows != told[0] for rows in told):
             continue  # nothing is said of it, or it may be one of several that lose other channels
-        if known.setdefault(real, told[0]) != told[0]:
+        rows = {a: () if unread.get((real, a), set()).issuperset(listed) else listed for a, listed in told[0].items()}
+        if known.setdefault(real, rows) != rows:
             raise InputError(f"{deps.source.name}: the plan cuts two weights that are one here, {real}, differently")
         found.update(plan.tied.get(name, name) for name, _ in pairs)
     return known, found

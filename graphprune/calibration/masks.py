@@ -64,11 +64,13 @@ class _Masker:
             one = self.node(node, "Gather", [self.masks, self.ints(column)], axis=0)
             factor = one if factor is None else self.node(node, "Mul", [factor, one])
         assert factor is not None
-        if len(want.axes) == 2 and facts.shape[want.axes[0]] != units.shape[0]:
-            factor = self.repeated(node, factor, value, want.axes[0], units.shape[0])
+        lengths = units.shape[:-1]
+        moving = [facts.dynamic[a] or facts.shape[a] != n for a, n in zip(want.axes, lengths, strict=True)]
+        if any(moving):
+            factor = self.repeated(node, factor, value, want.axes, lengths)
         sizes = [1] * len(facts.shape)
-        for place, axis in enumerate(want.axes):
-            sizes[axis] = -1 if place == 0 and len(want.axes) == 2 else units.shape[place]
+        for axis, length, moves in zip(want.axes, lengths, moving, strict=True):
+            sizes[axis] = -1 if moves else length
         factor = self.node(node, "Reshape", [factor, self.ints(np.array(sizes))])
         dtype = ir.DataType[facts.dtype.upper()]
         if dtype != ir.DataType.FLOAT:
@@ -79,13 +81,12 @@ class _Masker:
         """Name of the value at a place."""
         return next(n for n in self.graph.nodes if n.name == want.point.node).inputs[want.point.slot]
 
-    def repeated(self, at: ir.Node, factor: ir.Value, value: ir.Value, axis: int, blocks: int) -> ir.Value:
-        """The factor's rows again and again, where the axis of blocks is a multiple as long: batch times heads."""
-        sizes = self.node(at, "Shape", [value])
-        size = self.node(at, "Gather", [sizes, self.ints(np.array([axis]))], axis=0)
-        times = self.node(at, "Div", [size, self.ints(np.array([blocks]))])
-        repeats = self.node(at, "Concat", [times, self.ints(np.array([1]))], axis=0)
-        return self.node(at, "Tile", [factor, repeats])
+    def repeated(
+        self, at: ir.Node, factor: ir.Value, value: ir.Value, axes: tuple[int, ...], lengths: tuple[int, ...]
+    ) -> ir.Value:
+        """The factor again and again, where the axis of blocks is a multiple as long: batch times heads."""
+        sizes = self.node(at, "Gather", [self.node(at, "Shape", [value]), self.ints(np.array(axes))], axis=0)
+        return self.node(at, "Tile", [factor, self.node(at, "Div", [sizes, self.ints(np.array(lengths))])])
 
     def node(self, at: ir.Node, op: str, inputs: Sequence[ir.Value], **attrs: Any) -> ir.Value:
         """A new node in front of another."""

@@ -175,9 +175,7 @@ class _Tape(fx.Interpreter):
         assert place.axes is not None
         factor = self._given.to(value.device)[labels.to(value.device)].prod(-1)
         shape = [1] * value.ndim
-        for k, axis in enumerate(place.axes):
-            shape[axis] = factor.shape[k]
-        if len(place.axes) == 2 and value.shape[place.axes[0]] != factor.shape[0]:
-            shape[place.axes[0]] = value.shape[place.axes[0]]
-            factor = factor.repeat(value.shape[place.axes[0]] // factor.shape[0], 1)
+        for axis in place.axes:
+            shape[axis] = value.shape[axis]
+        factor = factor.repeat([value.shape[a] // n for a, n in zip(place.axes, factor.shape, strict=True)])
         return value * factor.reshape(shape).to(value.dtype)

@@ -19,10 +19,16 @@ Part = tuple[int, Array]
 
 def with_unread_kept(graph: Graph) -> Graph:
     """The graph of a traced module with the stored positions that nothing reads."""
+    return replace(graph, unread=_unread(graph))
+
+
+def _unread(graph: Graph) -> tuple[tuple[str, int, tuple[int, ...]], ...]:
     read: dict[str, list[Array]] = {}
     stored = set(graph.weights)
+    graph = replace(graph, constants=dict(graph.constants))  # with the numbers of rows that are cut out of stored ones
     for node in graph.nodes:
         given = [n for n in node.inputs if n]
+        _follow(graph, node)
         for slot, name in enumerate(node.inputs):
             if name in stored:
                 _read(graph, node, slot, read)
@@ -37,7 +43,19 @@ def with_unread_kept(graph: Graph) -> Graph:
         for axis, line in enumerate(lines)
         if not line.all()
     )
-    return replace(graph, unread=tuple(unread))
+    return tuple(unread)
+
+
+def _follow(graph: Graph, node: Node) -> None:
+    """Note the content of a part of a stored index vector."""
+    part = _PARTS.get(node.op.partition(".")[0], _all) if node.domain == "aten" and node.inputs else _all
+    weight = graph.weights.get(node.inputs[0]) if node.inputs else None
+    known = graph.constants.get(node.inputs[0]) if node.inputs else None
+    if known is None and weight is not None and weight.dtype == "int64" and weight.origin != "shape":
+        known = weight.read()
+    found = part(graph, node) if known is not None and part is not _embedding else None
+    if found is not None and known is not None:
+        graph.constants[node.outputs[0]] = np.take(known, found[1], axis=found[0])  # type: ignore[index]
 
 
 def _read(graph: Graph, node: Node, slot: int, read: dict[str, list[Array]]) -> None:
@@ -89,6 +107,10 @@ def _index(graph: Graph, node: Node) -> Part | None:
     return _looked_up(graph, node, *at[0]) if len(at) == 1 else None
 
 
+def _embedding(graph: Graph, node: Node) -> Part | None:
+    return _looked_up(graph, node, 0, node.attrs["slots"].get("indices"))
+
+
 def _looked_up(graph: Graph, node: Node, axis: int, slot: int) -> Part | None:
     positions = graph.constant(node.inputs[slot])
     return None if positions is None or positions.dtype.kind not in "iu" else (axis, positions.ravel())
@@ -103,4 +125,5 @@ _PARTS: dict[str, Callable[[Graph, Node], Part | None]] = {
     "index_select": _index_select,
     "index": _index,
     "_unsafe_index": _index,
+    "embedding": _embedding,
 }

@@ -1,9 +1,9 @@
 """Second-order scores from squared gradients of single samples by the masks of units.
 
-A unit's mask goes from 1 to 0 when it is removed, so half of its diagonal entry of the Fisher or Gauss-Newton matrix
-is the loss to second order: Theis et al., "Faster gaze prediction with dense networks and Fisher pruning", 2018.
-Coupled places are summed before squaring: Liu et al., "Group Fisher Pruning for Practical Network Compression", ICML
-2021.
+Source: Theis et al., "Faster gaze prediction with dense networks and Fisher pruning", 2018 (a mask goes from 1 to 0, so
+half its diagonal entry of the Fisher or Gauss-Newton matrix is the loss to second order); Liu et al., "Group Fisher
+Pruning for Practical Network Compression", ICML 2021 (coupled places are summed before squaring); Hutchinson, "A
+stochastic estimator of the trace of the influence matrix", 1989 (random signs).
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from graphprune.importance.unit_gradients import finished, unit_gradients
 
 
 def empirical_fisher(deps: DependencyGraph, calibration: Calibrated) -> NDArray[np.float64]:
-    """With the labels of the data; without any, with the model's own most likely class."""
+    """Half the mean squared gradient by a unit's mask, with the labels, else with the model's own most likely class."""
     return _squared(deps, calibration, "prediction", 1)
 
 
 def fisher(deps: DependencyGraph, calibration: Calibrated) -> NDArray[np.float64]:
-    """With labels that the model draws from its own prediction: the true Fisher information, no labels needed.
+    """Half the mean squared gradient by a unit's mask, with labels that the model draws from its own prediction.
 
     Outputs that are no classes count with their relative squared error.
     """
@@ -30,10 +30,7 @@ def fisher(deps: DependencyGraph, calibration: Calibrated) -> NDArray[np.float64
 
 
 def gauss_newton(deps: DependencyGraph, calibration: Calibrated) -> NDArray[np.float64]:
-    """Diagonal of the Gauss-Newton matrix of the outputs' relative squared error, by random signs on the outputs.
-
-    Source: Hutchinson, "A stochastic estimator of the trace of the influence matrix", 1989, applied to outputs.
-    """
+    """Half the mean squared derivative of the outputs by a unit's mask, relative to the outputs, by random signs."""
     return _squared(deps, calibration, "feature", 2)
 
 

@@ -5,7 +5,8 @@ weights of a group times their squared norm. A mask scales all coupled weights o
 diagonal entry is that second-order loss with no part of it left out.
 
 The product of the Hessian with random signs is a difference of gradients at masks slightly off 1 either way. The loss
-is the divergence from the original's outputs, or the cross entropy where the data brings labels.
+is the divergence from the original's outputs, or the cross entropy where the data brings labels. The estimate of a unit
+carries noise from its whole row, so that it takes thousands of samples where ``fisher`` takes hundreds.
 """
 
 from __future__ import annotations
@@ -25,8 +26,10 @@ _PROBES = 2
 
 
 def hessian(deps: DependencyGraph, calibration: Calibrated) -> NDArray[np.float64]:
-    """Half the mean over samples of sign · Hessian · sign, per unit."""
+    """Half the absolute second derivative of the loss by a unit's mask, by random signs on all masks."""
     graph, places = deps.source, masked(deps)
+    if not places.whole.any():
+        return finished(deps, np.zeros(places.count))
     masks_at = Masks(places.wanted, places.labels, places.count)
     gradients = gradients_of(graph, places.wanted, threads=getattr(calibration, "threads", 0), masks=masks_at)
     labels, rng = labels_of(calibration), np.random.default_rng(calibration.seed)
@@ -50,4 +53,4 @@ def hessian(deps: DependencyGraph, calibration: Calibrated) -> NDArray[np.float6
             total += signs * (ends[0] - ends[1]) / (2 * _STEP)
             count += size
         number += size
-    return finished(deps, total / (2 * max(count, 1)))
+    return finished(deps, np.abs(total) / (2 * max(count, 1)))

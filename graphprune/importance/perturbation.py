@@ -1,8 +1,9 @@
-"""Scores from forward runs alone: units are switched off in random sets, and the damage is shared out among them.
+"""Scores from forward runs alone: units are switched off, and the damage is measured.
 
 Source: Dery et al., "Everybody Prune Now: Structured Pruning of LLMs with only Forward Passes" (Bonsai), 2024: sampled
 sub-models are evaluated, and a ridge regression of what they lose on what they lack gives every module its part.
-No gradients are needed, so any model that runs can be ranked.
+No gradients are needed, so any model that runs can be ranked. Models with few units need no regression: every unit is
+switched off by itself.
 """
 
 from __future__ import annotations
@@ -18,44 +19,67 @@ from graphprune.calibration.masks import MASKS
 from graphprune.coupling.groups import DependencyGraph
 from graphprune.importance.gradient_runs import Calibrated, scales_of, together
 from graphprune.importance.losses import Look, divergence
-from graphprune.importance.unit_gradients import finished, masked
+from graphprune.importance.unit_gradients import Masked, finished, masked
 
 _SHARE = 0.05  # of the units of every group that are off at a time, on average
-_ROUNDS = 512
-_FEEDS = 4  # that every set is tried on
+_ROUNDS = 1024
+_ALONE = 1024  # units up to which each is tried by itself
+_SAMPLES = 64  # that every set is tried on, in whole feeds
 
 
 def perturbation(deps: DependencyGraph, calibration: Calibrated) -> NDArray[np.float64]:
-    """Part of a unit in the divergence from the original's outputs, by ridge regression over random sets."""
-    graph, places = deps.source, masked(deps)
-    masks_at = Masks(places.wanted, places.labels, places.count)
-    runs = gradients_of(graph, (), threads=getattr(calibration, "threads", 0), masks=masks_at)
-    rng = np.random.default_rng(calibration.seed)
-    ones = np.ones(places.count, np.float32)
-    feeds = [feed for feed, _ in zip(calibration.samples, range(_FEEDS), strict=False)]
-    originals = [runs.outputs({**feed, MASKS: ones}) for feed in feeds]
-    scales = scales_of(zip(feeds, originals, strict=True))
+    """Divergence of the outputs when a unit is off; with more than 1,024 units its part in that of random sets."""
+    places = masked(deps)
     groups = [group.units[places.whole[group.units]] for group in deps.groups]
-    columns = np.concatenate([g for g in groups if len(g)]) if any(len(g) for g in groups) else np.zeros(0, np.int32)
-    rounds = min(_ROUNDS, 4 * len(columns))
+    columns = np.concatenate([*groups, np.zeros(0, np.int32)])
+    scores = np.zeros(places.count)
+    if not len(columns):
+        return finished(deps, scores)
+    loss = _Divergence(deps, places, calibration)
     report = getattr(calibration, "progress", lambda done, total: None)  # noqa: ARG005
-    off = np.zeros((rounds, len(columns)), np.bool_)
-    loss = np.zeros(rounds)
+    if len(columns) <= _ALONE:
+        for done, unit in enumerate(columns.tolist(), 1):
+            scores[unit] = loss(np.array([unit]))
+            report(done, len(columns))
+        return finished(deps, scores)
+    off, found = np.zeros((_ROUNDS, len(columns)), np.bool_), np.zeros(_ROUNDS)
     place = np.zeros(places.count, np.int64)
     place[columns] = np.arange(len(columns))
-    for number, units in zip(range(rounds), _sets(rng, groups), strict=False):
-        report(number, rounds)
-        masks = ones.copy()
-        masks[units] = 0.0
+    for number, units in zip(range(_ROUNDS), _sets(np.random.default_rng(calibration.seed), groups), strict=False):
         off[number, place[units]] = True
-        loss[number] = sum(
-            divergence(Look(runs.heads, runs.outputs({**feed, MASKS: masks}), scales, rng), was)[0]
-            for feed, was in zip(feeds, originals, strict=True)
-        )
-    scores = np.zeros(places.count)
-    samples = sum(together(feed, was) for feed, was in zip(feeds, originals, strict=True))
-    scores[columns] = ridge(off, loss / samples)
+        found[number] = loss(units)
+        report(number + 1, _ROUNDS)
+    scores[columns] = np.maximum(ridge(off, found), 0)
     return finished(deps, scores)
+
+
+class _Divergence:
+    """How far the outputs move from the original's when units are off, per sample."""
+
+    def __init__(self, deps: DependencyGraph, places: Masked, calibration: Calibrated) -> None:
+        masks = Masks(places.wanted, places.labels, places.count)
+        self.runs = gradients_of(deps.source, (), threads=getattr(calibration, "threads", 0), masks=masks)
+        self.rng = np.random.default_rng(calibration.seed)
+        self.ones = np.ones(places.count, np.float32)
+        self.tries = []
+        self.samples = 0
+        for feed in calibration.samples:
+            outputs = self.runs.outputs({**feed, MASKS: self.ones})
+            self.tries.append((feed, outputs))
+            self.samples += together(feed, outputs)
+            if self.samples >= _SAMPLES:
+                break
+        self.scales = scales_of(self.tries)
+
+    def __call__(self, units: Ids) -> float:
+        """The mean over samples."""
+        masks = self.ones.copy()
+        masks[units] = 0.0
+        total = 0.0
+        for feed, was in self.tries:
+            now = self.runs.outputs({**feed, MASKS: masks})
+            total += divergence(Look(self.runs.heads, now, self.scales, self.rng), was)[0]
+        return max(total / self.samples, 0.0)  # rounding may leave less than nothing
 
 
 def _sets(rng: np.random.Generator, groups: list[Ids]) -> Iterator[Ids]:

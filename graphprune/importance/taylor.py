@@ -1,8 +1,7 @@
 """First-order Taylor scores: how much the loss changes when a unit is switched off, to first order.
 
 Source: Molchanov et al., "Importance Estimation for Neural Network Pruning", CVPR 2019 (the squared gradient of a gate
-behind every unit, averaged over batches). The running average follows pruning loops that accumulate |weight · gradient|
-with a decay.
+behind every unit, averaged over batches); the running average as in pruning loops that accumulate |weight · gradient|.
 
 The loss is the cross entropy to the labels that come with the data, else to the model's own most likely class; for
 models that do not end in classes half the mean square of the outputs, so that a unit counts that adds to them.
@@ -24,7 +23,7 @@ _MEMORY = 0.9
 
 
 def taylor(deps: DependencyGraph, calibration: Calibrated) -> NDArray[np.float64]:
-    """Mean over batches of 32 samples of the squared mean gradient by the unit's mask."""
+    """Squared gradient of the loss by a unit's mask, mean over batches of 32 samples."""
     total, count = np.zeros(deps.state.store.count), 0
     for batch in _batches(deps, calibration):
         total += np.square(batch)
@@ -33,7 +32,7 @@ def taylor(deps: DependencyGraph, calibration: Calibrated) -> NDArray[np.float64
 
 
 def taylor_ema(deps: DependencyGraph, calibration: Calibrated) -> NDArray[np.float64]:
-    """Running average, of memory 0.9, of the absolute gradient by the unit's mask over batches of 32 samples."""
+    """Running average (0.9) of the absolute gradient of the loss by a unit's mask, over batches of 32 samples."""
     average, weight = np.zeros(deps.state.store.count), 0.0
     for batch in _batches(deps, calibration):
         average = _MEMORY * average + (1 - _MEMORY) * np.abs(batch)

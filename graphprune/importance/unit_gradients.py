@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from graphprune.algebra.axis import Ids
 from graphprune.calibration.points import Point, Wanted, outer_nodes
 from graphprune.coupling.groups import DependencyGraph
-from graphprune.errors import InputError
 from graphprune.importance.gradient_runs import Calibrated, measured
 
 _FLOATS = ("float", "float16", "bfloat16", "double", "float32", "float64")
@@ -41,7 +40,8 @@ class Masked:
         """Gradient by the mask of every unit id, from the sums of all places."""
         total = np.zeros(self.count)
         for sums, labels in zip(found, self.labels, strict=True):
-            rows = labels if sums.shape == labels.shape[:-1] else np.resize(labels, (*sums.shape, labels.shape[-1]))
+            again = [n // m for n, m in zip(sums.shape, labels.shape[:-1], strict=True)]  # batch times heads
+            rows = labels if max(again) == 1 else np.tile(labels, (*again, 1))
             for column in np.moveaxis(rows, -1, 0):
                 total += np.bincount(column.ravel(), weights=sums.ravel(), minlength=self.count)
         total[0] = 0.0
@@ -53,9 +53,6 @@ def masked(deps: DependencyGraph) -> Masked:
 
     Two operands of one contraction share an axis; one of them is masked, activations before stored weights. Places
     inside control flow and on integers have no gradient; units that lie there are not whole.
-
-    Raises:
-        InputError: No unit has a place with a gradient.
     """
     graph, reachable = deps.source, outer_nodes(deps.source)
     inputs = {node.name: node.inputs for node in graph.nodes}
@@ -79,8 +76,6 @@ def masked(deps: DependencyGraph) -> Masked:
         if fresh.any():
             wanted.append(Wanted(Point(site.node, site.slot), axes))
             kept.append(fresh.astype(np.int32))
-    if not wanted:
-        raise InputError(f"{graph.name}: no unit has a place with a gradient; use a criterion on weights, such as l2")
     seen[0] = False
     return Masked(tuple(wanted), tuple(kept), count, seen & ~missed)
 
@@ -111,8 +106,13 @@ def unit_gradients(
 
     Raises:
         InputError: An operator has no gradient, or there is no data.
+
+    Yields:
+        Nothing where no unit is masked wherever nodes sum over it.
     """
     places = masked(deps)
+    if not places.whole.any():
+        return
     for found in measured(deps, calibration, places.wanted, loss, probes=probes):
         yield places.units(found)
 

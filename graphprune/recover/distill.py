@@ -90,6 +90,8 @@ def distill(
     Raises:
         InputError: The model has no gradient, or onnx-ad is not installed.
     """
+    if not isinstance(small.source, ir.Model):
+        raise InputError(f"{small.name}: distill works on ONNX files; a module can be trained by its own code")
     found = heads(small)
     tensors = list(_tensors(small))
     opened = load(_with_inputs(small.source, [t.name for t in tensors]))

@@ -30,7 +30,9 @@ from graphprune.recover.paired import LayerError
 from graphprune.recover.transport import plan
 
 _PASSING = ("Relu", "LeakyRelu", "Identity", "Dropout", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool")
-_FLAT = ("Flatten", "Reshape", "Squeeze")
+_ATEN = ("relu", "leaky_relu", "dropout", "max_pool1d", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d")
+_FLAT = ("Flatten", "Reshape", "Squeeze", "aten.flatten.using_ints")
+_MEANS = ("ReduceMean", "aten.mean.dim")
 _TINY = 1e-12
 
 
@@ -187,14 +189,21 @@ class _Readers:
         )
 
     def _passes(self, node: Node, name: str) -> bool:
-        if node.inputs[0] != name or node.times != 1 or node.captures:
+        if node.inputs[0] != name or node.times != 1 or node.captures or len([n for n in node.outputs if n]) != 1:
             return False
-        if node.key == "LeakyRelu" and float(node.attrs.get("alpha", 0.01)) < 0:
+        if any(float(node.attrs.get(n, 0.01)) < 0 for n in ("alpha", "negative_slope")):
             return False
+        given, made = self._shape(name), self._shape(node.outputs[0])
         if node.key in _FLAT:
-            given, made = self._shape(name), self._shape(node.outputs[0])
             return len(made) == 2 and len(given) > 2 and given[:2] == made and all(n == 1 for n in given[2:])
-        return node.key in _PASSING and len([n for n in node.outputs if n]) == 1
+        if node.key in _MEANS:
+            axes = node.attrs.get("axes", node.attrs.get("dim"))
+            if axes is None and len(node.inputs) > 1:
+                axes = self._graph.constant(node.inputs[1])
+            if axes is None:
+                return False
+            return {int(a) % len(given) for a in axes} == set(range(2, len(given)))
+        return node.key in _PASSING or (node.domain == "aten" and node.op.partition(".")[0] in _ATEN)
 
     def _shape(self, name: str) -> tuple[int, ...]:
         return self._graph.values[name].shape or ()

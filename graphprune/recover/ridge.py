@@ -14,6 +14,7 @@ from scipy.linalg import LinAlgError, cho_factor, cho_solve
 from graphprune.calibration.normal import Normal, Real
 
 STRENGTHS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, np.inf)
+_FIRST = STRENGTHS.index(1e-3)  # where the search begins
 
 
 @dataclass(frozen=True)
@@ -75,12 +76,21 @@ def fit(train: Normal, held: Normal, weight: Real, bias: Real, *, free_bias: boo
         free_bias: Whether the bias may change.
     """
     before = held.error(weight, bias)
-    best, chosen = before, None
-    for strength in STRENGTHS:
-        tried = solve(train, weight, bias, strength, free_bias=free_bias)
-        error = held.error(*tried)
-        if error < best:
-            best, chosen = error, strength
-    if chosen is None:
+    errors: dict[int, float] = {}
+
+    def error(place: int) -> float:
+        if place not in errors:
+            inside = 0 <= place < len(STRENGTHS)
+            tried = solve(train, weight, bias, STRENGTHS[place], free_bias=free_bias) if inside else None
+            errors[place] = held.error(*tried) if tried is not None else np.inf
+        return errors[place]
+
+    place = _FIRST
+    step = 1 if error(place + 1) < error(place) else -1
+    while error(place + step) < error(place):  # one valley: a solution costs the cube of the inputs
+        place += step
+    place = min(place, len(STRENGTHS) - 1, key=error)  # the bias alone costs nothing
+    if not error(place) < before:
         return Fit(weight, bias, np.inf, before, before)
-    return Fit(*solve(train.plus(held), weight, bias, chosen, free_bias=free_bias), chosen, before, best)
+    chosen = STRENGTHS[place]
+    return Fit(*solve(train.plus(held), weight, bias, chosen, free_bias=free_bias), chosen, before, error(place))

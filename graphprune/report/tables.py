@@ -11,15 +11,14 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from graphprune.report.checkpoints import CheckpointReport, FieldChange
 from graphprune.report.latency import latency_table
 from graphprune.report.models import (
     AnalysisReport,
     BlockedAxis,
     Check,
-    CheckpointReport,
     Cost,
     FamilyReport,
-    FieldChange,
     GroupCut,
     GroupInfo,
     IoCut,
@@ -28,6 +27,7 @@ from graphprune.report.models import (
 )
 from graphprune.report.profile import NodeCost, NodeTime, ProfileReport
 from graphprune.report.quality import quality_tables
+from graphprune.report.recovery import recovery_table
 
 _ROWS = 8
 _T = TypeVar("_T")
@@ -56,6 +56,7 @@ def _prune(report: PruneReport, rows: int | None = _ROWS) -> RenderableType:
         parts.append(Text(f"{report.folded:,} constants of removed channels folded into the layers that read them"))
     if report.given_up:
         parts.append(Text(f"left whole because their removal did not verify: {', '.join(report.given_up)}", "yellow"))
+    parts += recovery_table(report.recovery, rows)
     parts += quality_tables(report.quality, rows)
     parts += [Text(note, "yellow") for note in report.notes]
     parts += _interface(report.io, rows)
