@@ -18,12 +18,11 @@ from graphprune.importance.base import wants_data
 from graphprune.plan import Plan
 from graphprune.recipe import Recipe
 from graphprune.recipe_values import parse_shapes
+from graphprune.report.checkpoints import CheckpointReport, FieldChange
 from graphprune.report.latency import timed
 from graphprune.report.models import (
     AnalysisReport,
-    CheckpointReport,
     FamilyReport,
-    FieldChange,
     PruneReport,
     VerifyReport,
 )

@@ -169,9 +169,9 @@ class Recipe:
         entries["data"] = moved_source(self.data, folder) if self.data is not None else None
         entries["samples"] = self.samples
         entries["preprocess"] = dict(self.preprocess) if self.preprocess is not None else None
-        entries["recover"] = self.recover
         if self.latency_table is not None:
             entries["latency_table"] = moved_source(self.latency_table, folder)
+        entries["recover"] = self.recover
         entries["metric"] = moved_source(self.metric, folder) if self.metric is not None else None
         entries["no_verify"] = bool(self.no_verify)
         kept = {k.replace("_", "-"): v for k, v in entries.items() if not (v is None or v is False or v == [])}

@@ -38,13 +38,13 @@ def parse_shapes(texts: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
 
 
 def align(text: str) -> int | str:
-    """The alignment that an option names.
+    """The alignment that an option names; "auto" is found out later.
 
     Raises:
         InputError: It is no whole number.
     """
     if text == AUTO:
-        return text
+        return AUTO
     try:
         return int(text)
     except ValueError:

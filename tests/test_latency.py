@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ def known(seconds: float = 0.01) -> tuple[Any, CostModel, Any]:
 
 
 def _nothing() -> TimesFile:
-    return TimesFile(HERE, Path("nowhere_to_be_found"))
+    return TimesFile(HERE, Path(tempfile.mkdtemp(prefix="graphprune-")))
 
 
 # -- operators -------------------------------------------------------------------------------------------

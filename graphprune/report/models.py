@@ -177,8 +177,8 @@ class PruneReport(_Value):
         blocked: What could not be cut, largest first.
         io: Axes of graph inputs and outputs that shrank.
         quality: Metric and agreement with the original, None where neither was measured.
-        recovery: What was done for the accuracy once the cut was proved, None when nothing was.
         latency: What became of a latency target, None without one.
+        recovery: What was done for the accuracy once the cut was proved, None when nothing was.
     """
 
     graphprune: str = graphprune.__version__
@@ -196,8 +196,8 @@ class PruneReport(_Value):
     blocked: tuple[BlockedAxis, ...]
     io: tuple[IoCut, ...] = ()
     quality: QualityReport | None = None
-    recovery: RecoveryReport | None = None
     latency: LatencyReport | None = None
+    recovery: RecoveryReport | None = None
 
 
 class FamilyReport(_Value):
@@ -212,52 +212,6 @@ class FamilyReport(_Value):
     graphprune: str = graphprune.__version__
     model: str
     members: tuple[PruneReport, ...]
-
-
-class FieldChange(_Value):
-    """An entry of a config.json.
-
-    Attributes:
-        name: Path to it.
-        old: Its value.
-        new: Its value now.
-        reason: Why it could not follow the weights, "" where it did.
-    """
-
-    name: str
-    old: Any
-    new: Any
-    reason: str = ""
-
-
-class CheckpointReport(_Value):
-    """What ``apply`` reports of a checkpoint.
-
-    Attributes:
-        graphprune: Version of this package.
-        verb: What was done.
-        model: The original.
-        output: What was written.
-        tensors: Number of tensors.
-        cut: How many of them got smaller.
-        params: Elements before and after.
-        bytes: Bytes of the tensors before and after.
-        config: Entries of config.json that changed or could not follow.
-        notes: What else to know.
-        files: Names of the written files.
-    """
-
-    graphprune: str = graphprune.__version__
-    verb: str = "apply"
-    model: str
-    output: str
-    tensors: int
-    cut: int
-    params: tuple[int, int]
-    bytes: tuple[int, int]
-    config: tuple[FieldChange, ...] = ()
-    notes: tuple[str, ...] = ()
-    files: tuple[str, ...] = ()
 
 
 class AnalysisReport(_Value):

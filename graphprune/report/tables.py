@@ -11,15 +11,14 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from graphprune.report.checkpoints import CheckpointReport, FieldChange
 from graphprune.report.latency import latency_table
 from graphprune.report.models import (
     AnalysisReport,
     BlockedAxis,
     Check,
-    CheckpointReport,
     Cost,
     FamilyReport,
-    FieldChange,
     GroupCut,
     GroupInfo,
     IoCut,
