@@ -50,10 +50,10 @@ class Recipe:
             each text that they capture. Repeatable.
         allocation: How the cut is shared out: solver (least loss under all limits), global (one ranking of all
             channels), uniform (the same share everywhere), or auto: solver where losses were measured, else global.
-        criterion: How channels are ranked, see docs/criteria.md (auto: obs with data, else l2). By weights: l1, l2, lamp, bn-scale, fpgm, dimap,
-            spectral, similarity, random. By --data: wanda, activation-mean, activation-variance,
-            activation-attention, apoz, correlation, entropy, taylor, taylor-ema, empirical-fisher, fisher,
-            gauss-newton, hessian, perturbation, obs.
+        criterion: How channels are ranked, see docs/criteria.md (auto: obs with data, else l2). By weights: l1, l2,
+            lamp, bn-scale, fpgm, dimap, spectral, similarity, random. By --data: wanda, activation-mean,
+            activation-variance, activation-attention, apoz, correlation, entropy, taylor, taylor-ema,
+            empirical-fisher, fisher, gauss-newton, hessian, perturbation, obs.
         aggregate: What is made of a channel's coupled slices: sum, mean or max (sum).
         normalise: What the scores of a group are divided by: its mean, max or sum, or none (auto: mean, none for
             criteria that compare groups by themselves).
