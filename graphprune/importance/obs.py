@@ -89,7 +89,7 @@ def obs(deps: DependencyGraph, calibration: Calibration) -> Real:
 
 def read_grams(deps: DependencyGraph, calibration: Calibration) -> Grams:
     """Gram matrices of all layers that read units, by (node, input slot)."""
-    found = [x for x in layers(deps.source) if not _narrow(deps, x) and _labels(deps, x) is not None]
+    found = [x for x in layers(deps.source) if _readable(deps, x, calibration)]
     return calibration.grams([(x.name, x.linear.slot) for x in found])
 
 
@@ -117,6 +117,11 @@ def obs_curves(deps: DependencyGraph, grams: Grams) -> list[Curve | None]:
         sites = [s for x in readers.get(place, ()) for s in _sites(deps, x, group, grams[x.name, x.linear.slot])]
         out.append(_emptied(group, sites) if sites else None)
     return out
+
+
+def _readable(deps: DependencyGraph, layer: Layer, calibration: Calibration) -> bool:
+    """Whether a layer reads units that it can lose, in a value that can be looked at."""
+    return calibration.readable(layer.input) and not _narrow(deps, layer) and _labels(deps, layer) is not None
 
 
 def _narrow(deps: DependencyGraph, layer: Layer) -> bool:
