@@ -202,6 +202,8 @@ def verify(
 ) -> Verdict:
     """Compare a pruned model with the masked original, after a lossless plan with the original itself.
 
+    Of a file whose weights were fitted to data the cut is compared, and that the file is this cut but for contents.
+
     Args:
         source: The original model.
         pruned: The pruned model, e.g. a file written earlier.
@@ -217,10 +219,8 @@ def verify(
     ready = plan if isinstance(plan, Plan) else Plan.read(plan)
     deps, ready = fitted(graph_of(source, None, example_inputs), ready)
     model = pruned if traced_module(deps.source) is not None else graph_of(pruned).source
-    cut = folded_cut(deps, ready)
-    return dialect_of(deps.source).verify(
-        cut, model, feeds=feeds, samples=samples, seed=seed, lossless=is_lossless(ready)
-    )
+    cut, dialect = folded_cut(deps, ready), dialect_of(deps.source)
+    return dialect.verify(cut, model, feeds=feeds, samples=samples, seed=seed, lossless=is_lossless(ready))
 
 
 def prune(

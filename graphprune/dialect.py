@@ -14,7 +14,8 @@ from graphprune.graph.sizes import file_bytes
 from graphprune.plan import Plan
 from graphprune.rewrite.files import stamp
 from graphprune.rewrite.onnx import rewrite
-from graphprune.verify.compare import Verdict, verify_cut
+from graphprune.verify.compare import Verdict
+from graphprune.verify.fitted import verify_file
 
 
 class Stamp(Protocol):
@@ -44,7 +45,7 @@ class Dialect:
 def dialect_of(graph: Graph) -> Dialect:
     """The kind of model that a graph was read from."""
     if isinstance(graph.source, ir.Model):
-        return Dialect(rewrite, verify_cut, stamp, file_bytes)
+        return Dialect(rewrite, verify_file, stamp, file_bytes)
     from graphprune.rewrite import torch as rewriter
     from graphprune.verify.torch import verify_module
 

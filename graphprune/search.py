@@ -26,6 +26,7 @@ from graphprune.recover.judge import judged
 from graphprune.recover.steps import AUTO, Recovery, recover, step_names
 from graphprune.verify.bisect import culprits
 from graphprune.verify.compare import Verdict
+from graphprune.verify.fitted import mark
 from graphprune.verify.metric import Quality
 
 Progress = Callable[[str], None]
@@ -147,6 +148,7 @@ def recovered(
         if how != AUTO:
             raise
         return replace(result, notes=(*result.notes, f"not recovered: {error}"))
+    mark(model, ",".join(s.name for s in report.steps if s.kept))
     return replace(result, model=model, recovery=report)
 
 

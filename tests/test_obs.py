@@ -156,8 +156,18 @@ def test_prune_with_data_ends_closer_than_without(tmp_path: Path) -> None:
     wanted = run_all(gp.load(model).source, fresh)
     errors = [float(((run_all(r.model, fresh) - wanted) ** 2).mean()) for r in (plain, small)]
     assert errors[1] < errors[0] / 2
+    verdict = gp.verify(model, tmp_path / "small.onnx", small.plan)
+    assert verdict.passed
+    assert "fitted to data (refit)" in verdict.text
     again = Runner(gp.load(tmp_path / "small.onnx").source)
     np.testing.assert_allclose(again(fresh[0])[0], Runner(small.model)(fresh[0])[0], rtol=1e-5, atol=1e-6)
+
+
+def test_a_fitted_file_that_is_another_cut_does_not_verify(tmp_path: Path) -> None:
+    model = net()
+    one, other = (gp.prune(model, tmp_path / f"{m}.onnx", macs=f"{m}%", align=1, data=DATA) for m in (60, 40))
+    assert not gp.verify(model, tmp_path / "40.onnx", one.plan).passed
+    assert gp.verify(model, tmp_path / "40.onnx", other.plan).passed
 
 
 def test_distillation_brings_the_outputs_closer() -> None:
