@@ -21,6 +21,7 @@ from graphprune.dialect import Dialect, dialect_of
 from graphprune.errors import InfeasibleError, InputError, NothingToPruneError, VerificationError
 from graphprune.folding.analysis import Folding
 from graphprune.graph.model import Graph
+from graphprune.graph.run import CannotRun
 from graphprune.plan import Plan, is_lossless, planned_cut
 from graphprune.recover.judge import judged
 from graphprune.recover.steps import AUTO, Recovery, recover, step_names
@@ -121,7 +122,13 @@ def prepared(deps: DependencyGraph, options: Mapping[str, Any], progress: Progre
     planner = Planner.from_options(deps, options)
     if planner.by_curves and planner.calibration is not None:
         progress("calibrate")
-        planner.curves = judged(planner.deps, planner.calibration, planner.scores, progress)
+        try:
+            planner.curves = judged(planner.deps, planner.calibration, planner.scores, progress)
+        except (InputError, CannotRun) as error:
+            if options.get("criterion", AUTO) not in (AUTO, None):
+                raise InputError(str(error)) from None
+            planner.recipe["criterion"] = "l2"
+            planner.notes.append(f"channels are ranked by l2, the data could not be used: {error}")
     return planner
 
 
@@ -144,9 +151,9 @@ def recovered(
     cut = folded_cut(result.deps, result.plan)
     try:
         model, report = recover(cut, result.model, samples, names, seed=seed, progress=progress)
-    except InputError as error:
+    except (InputError, CannotRun) as error:
         if how != AUTO:
-            raise
+            raise InputError(str(error)) from None
         return replace(result, notes=(*result.notes, f"not recovered: {error}"))
     mark(model, ",".join(s.name for s in report.steps if s.kept))
     return replace(result, model=model, recovery=report)

@@ -67,7 +67,7 @@ def test_exit_3_names_the_best_reachable(tmp_path: Path) -> None:
 
 def test_exit_4_writes_nothing(pruned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     failed = Verdict(passed=False, error=1.0, tolerance=1e-4, samples=1, text="differs from the masked original")
-    monkeypatch.setattr(dialect, "verify_cut", lambda *_, **__: failed)
+    monkeypatch.setattr(dialect, "verify_file", lambda *_, **__: failed)
     monkeypatch.setattr(search, "culprits", lambda *_, **__: [])
     plan = pruned / "small.plan.json"
     refused(4, "differs from the masked original.*nothing was written", FASHION, tmp_path / "o.onnx", "--macs", "50%")
@@ -103,7 +103,7 @@ def test_ctrl_c_leaves_nothing(stage: Path, monkeypatch: pytest.MonkeyPatch) -> 
         raise KeyboardInterrupt
 
     before = listing(stage.parent)
-    for place in ("graphprune.dialect.verify_cut", "graphprune.commands.save", "graphprune.commands.group_cuts"):
+    for place in ("graphprune.dialect.verify_file", "graphprune.commands.save", "graphprune.commands.group_cuts"):
         with monkeypatch.context() as patch:
             patch.setattr(place, interrupted)
             assert call(stage, stage.with_name("o.onnx"), "--ratio", "0.4").code == 130
@@ -113,7 +113,7 @@ def test_ctrl_c_leaves_nothing(stage: Path, monkeypatch: pytest.MonkeyPatch) -> 
 MOMENTS = {  # where the signal comes: the attribute patched, before or after the call, which call; what must hold
     "loading": ("graphprune.api.load", "before", 1, False),
     "planning": ("graphprune.budget.planner.Planner.units", "after", 1, False),
-    "verifying": ("graphprune.dialect.verify_cut", "before", 1, False),
+    "verifying": ("graphprune.dialect.verify_file", "before", 1, False),
     "saving": ("graphprune.commands.save", "after", 1, False),
     "plan written": ("graphprune.commands._text", "after", 1, False),
     "all written": ("graphprune.commands._text", "after", 3, False),
@@ -199,7 +199,7 @@ _SCRIPT = """
 import os, signal, sys
 from graphprune import cli, dialect
 from graphprune.report.terminal import Terminal
-owner, name = {"verify": (dialect, "verify_cut"), "show": (Terminal, "show")}[sys.argv.pop(1)]
+owner, name = {"verify": (dialect, "verify_file"), "show": (Terminal, "show")}[sys.argv.pop(1)]
 original = getattr(owner, name)
 def patched(*args, **more):
     os.kill(os.getpid(), signal.SIGINT)
