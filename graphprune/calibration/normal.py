@@ -6,10 +6,19 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
 from graphprune.graph.model import Array
 
 Real = NDArray[np.float64]
+
+
+def solved(matrix: Real, right: Real) -> Real:
+    """The solution of a symmetric positive system; by least squares where rounding left it without one."""
+    try:
+        return np.asarray(cho_solve(cho_factor(matrix, lower=True, check_finite=False), right, check_finite=False))
+    except LinAlgError:
+        return np.asarray(np.linalg.lstsq(matrix, right, rcond=None)[0])
 
 
 @dataclass

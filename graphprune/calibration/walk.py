@@ -7,7 +7,6 @@ the middle of the model once its inputs are known, and every node runs once per 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
 import onnx_ir as ir
 
@@ -112,12 +111,6 @@ class Walk:
             del self._live[name]
             self._store.drop(self._key(name), self.feeds)
 
-    def close(self) -> None:
-        """Drop all values."""
-        for name in self._live:
-            self._store.drop(self._key(name), self.feeds)
-        self._live.clear()
-
     def _run(self, stop: int) -> None:
         """Run all nodes in front of a place."""
         if stop <= self._place:
@@ -188,10 +181,3 @@ def _varying(graph: ir.Graph) -> set[str]:
         if any(v.name in out for v in _reads(node, graph)) or node.op_type.startswith("Random"):
             out.update(o.name for o in node.outputs if o.name)
     return out
-
-
-def outputs_of(model: ir.Model, feeds: Iterable[Feed], threads: int = 0) -> Iterator[list[Any]]:
-    """What a whole model makes of each feed."""
-    runner = Runner(model, threads=threads)
-    for feed in feeds:
-        yield runner(feed)

@@ -16,15 +16,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
 from graphprune.algebra.axis import Ids
 from graphprune.calibration import Calibration, Gram
 from graphprune.calibration.layers import Layer, layers, matrix
+from graphprune.calibration.normal import Real, solved
 from graphprune.coupling.groups import DependencyGraph, Group
 from graphprune.importance.curve import Curve
 
-Real = NDArray[np.float64]
 Grams = Mapping[tuple[str, int], Gram]
 _DAMPING = 1e-3
 _LEAST = 1e-8
@@ -163,23 +162,12 @@ def _inverse(h: Real) -> Real:
     """Inverse of a damped covariance; of its diagonal alone for wide layers."""
     if len(h) > _WIDEST:
         return np.asarray(1.0 / np.maximum(np.diag(h) + _damping(h), _LEAST))
-    return _solved(h + _damping(h) * np.eye(len(h)), np.eye(len(h)))
-
-
-def _solved(matrix_: Real, right: Real) -> Real:
-    """The solution of a symmetric system; by least squares where rounding left it without one."""
-    try:
-        return np.asarray(cho_solve(cho_factor(matrix_), right))
-    except LinAlgError:
-        return np.asarray(np.linalg.lstsq(matrix_, right, rcond=None)[0])
+    return solved(h + _damping(h) * np.eye(len(h)), np.eye(len(h)))
 
 
 def covariance(gram: Gram, *, centred: bool) -> Real:
     """Covariance of a layer's inputs, or their second moments where no bias can make up for a mean; (groups, f, f)."""
-    count = max(gram.count, 1)
-    if not centred:
-        return np.asarray(gram.matrix / count)
-    return np.asarray(gram.matrix / count - gram.sums[:, :, None] * gram.sums[:, None, :] / count**2)
+    return gram.covariance() if centred else np.asarray(gram.matrix / max(gram.count, 1))
 
 
 def _places(labels: Ids, units: Ids, taps: int) -> tuple[Ids, NDArray[np.int64]] | None:
@@ -230,5 +218,5 @@ def compensated(weight: Real, mean: Real, moments: Real, rows: Mapping[int, NDAr
         ridge = _damping(h)
         damped = h[np.ix_(kept, kept)] + ridge * np.eye(len(kept))
         right = h[kept] @ weight[g] + ridge * weight[g][kept]
-        out[g][kept] = _solved(damped, right)
+        out[g][kept] = solved(damped, right)
     return out, np.einsum("gi,gio->go", mean, weight - out)

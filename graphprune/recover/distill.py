@@ -27,9 +27,9 @@ from graphprune.errors import InputError
 from graphprune.graph.model import Array, Graph
 from graphprune.graph.onnx import load
 from graphprune.graph.run import Runner
+from graphprune.recover.contents import exchange
 from graphprune.recover.paired import LayerError
-from graphprune.rewrite.values import overwrite, stored_value
-from graphprune.verify.inner import box, exposed
+from graphprune.verify.inner import box, exposed, present
 
 _STEPS = 400
 _RATE = 3e-3  # of a tensor's root mean square, at the start
@@ -42,6 +42,7 @@ class _Tensor:
     """A weight that learns.
 
     Attributes:
+        weight: Its name in the graph.
         name: Its name in the file.
         point: Where its gradient is taken.
         value: Its content now.
@@ -50,6 +51,7 @@ class _Tensor:
         scale: Its root mean square at the start.
     """
 
+    weight: str
     name: str
     point: Point
     value: NDArray[np.float32]
@@ -108,7 +110,7 @@ def distill(
         if step % 20 == 0:
             progress(f"{step}/{steps}")
     for tensor in tensors:
-        overwrite(stored_value(small.source, tensor.name), tensor.value)
+        exchange(small, tensor.weight, tensor.value)
     return []
 
 
@@ -144,7 +146,7 @@ def _tensors(small: Graph) -> Iterator[_Tensor]:
             value = np.array(weight.read(), np.float32)
             scale = float(np.sqrt(np.mean(value**2))) or 1e-3
             point = Point(reader.name, list(reader.inputs).index(name))
-            yield _Tensor(weight.source, point, value, np.zeros_like(value), np.zeros_like(value), scale)
+            yield _Tensor(name, weight.source, point, value, np.zeros_like(value), np.zeros_like(value), scale)
 
 
 def _with_inputs(model: ir.Model, names: Sequence[str]) -> ir.Model:
@@ -161,11 +163,11 @@ def _targets(cut: Cut, found: Sequence[Head], feeds: Iterable[Mapping[str, Array
     """Per feed what the original gives at the heads, of the pruned sizes."""
     graph = cut.deps.source
     names = [h.name for h in found]
+    missing = set(names) - {*present([graph.source], names)}
+    if missing:
+        raise InputError(f"{graph.name}: the original has no value {min(missing)} to learn from")
     model = exposed(graph.source, graph, [n for n in names if n not in graph.outputs])
     outputs = [o.name for o in model.graph.outputs]
-    missing = [n for n in names if n not in outputs]
-    if missing:
-        raise InputError(f"{graph.name}: the original has no value {missing[0]} to learn from")
     runner = Runner(model)
     for feed in feeds:
         made = dict(zip(outputs, runner(feed), strict=True))

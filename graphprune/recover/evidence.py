@@ -23,9 +23,9 @@ from graphprune.graph.onnx import load
 from graphprune.graph.run import CannotRun, Runner
 from graphprune.importance.curve import Curve
 from graphprune.importance.obs import Grams, compensated, covariance
+from graphprune.recover.contents import content, exchange
 from graphprune.recover.error import float_outputs, relative_error
 from graphprune.rewrite.onnx import rewrite
-from graphprune.rewrite.values import overwrite, stored_value
 
 _SHARES = (0.25, 0.5)
 _POWERS = (0.5, 2.0)
@@ -94,18 +94,14 @@ class Evidence:
         mean = gram.sums / max(gram.count, 1)
         made, bias = compensated(weight, mean, covariance(gram, centred=bool(layer.bias)), rows)
         box = cut.box(full.weight, len(self.deps.source.weights[full.weight].shape))
-        target = small.weights[layer.weight]
         whole = stored(full, made, self.deps.source.weights[full.weight].shape)
-        overwrite(stored_value(small.source, target.source), box.take(whole).astype(target.read().dtype))
-        if layer.bias not in ("", "?"):
-            old = small.weights[layer.bias]
+        exchange(small, layer.weight, box.take(whole))
+        if layer.biased:
             flat = bias.reshape(-1)
             stays = cut.kept(full.made, len(self.deps.source.values[full.made].shape or ()) + full.linear.out_axis)
             flat = flat if stays is None else flat[stays]
-            content = old.read()
-            overwrite(
-                stored_value(small.source, old.source), (content + flat.reshape(content.shape)).astype(content.dtype)
-            )
+            old = content(small, layer.bias)
+            exchange(small, layer.bias, old + flat.reshape(old.shape))
 
 
 def bent(

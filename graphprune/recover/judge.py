@@ -36,7 +36,7 @@ def judged(
     found = obs_curves(deps, grams)
     curves = [c or Curve.of_scores(g.units, scores) for c, g in zip(found, deps.groups, strict=True)]
     samples = calibration.samples
-    per_feed = max(max((a.shape[0] for a in feed.values() if a.ndim), default=1) for feed in islice(samples, 1))
+    per_feed = max((len(a) for a in next(iter(samples)).values() if a.ndim), default=1)
     feeds = list(islice(samples, max(1, min(len(samples), _SAMPLES // per_feed))))
     shares = (0.4,) if len(curves) > _MANY else (0.25, 0.5)
     made, _ = bent(deps, curves, Evidence(deps, grams, feeds), shares=shares, progress=progress)

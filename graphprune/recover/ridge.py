@@ -9,9 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
-from graphprune.calibration.normal import Normal, Real
+from graphprune.calibration.normal import Normal, Real, solved
 
 STRENGTHS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, np.inf)
 _FIRST = STRENGTHS.index(1e-3)  # where the search begins
@@ -52,17 +51,10 @@ def solve(data: Normal, weight: Real, bias: Real, strength: float, *, free_bias:
         size = xx.shape[1]
         ridge = strength * max(float(np.trace(xx[g])) / size, 1e-12)
         pulled = xx[g] + ridge * np.eye(size)
-        out[g] = _solved(pulled, xy[g] + ridge * weight[g])
+        out[g] = solved(pulled, xy[g] + ridge * weight[g])
     if free_bias:
         bias = (data.y - np.einsum("gi,gio->go", data.x, out)) / max(data.count, 1)
     return out, bias
-
-
-def _solved(matrix: Real, right: Real) -> Real:
-    try:
-        return np.asarray(cho_solve(cho_factor(matrix, lower=True, check_finite=False), right, check_finite=False))
-    except LinAlgError:
-        return np.asarray(np.linalg.lstsq(matrix, right, rcond=None)[0])
 
 
 def fit(train: Normal, held: Normal, weight: Real, bias: Real, *, free_bias: bool) -> Fit:
