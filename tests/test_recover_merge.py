@@ -14,6 +14,7 @@ from torch import nn
 import graphprune as gp
 from graphprune.graph.onnx import load
 from graphprune.recover.merge import merge
+from graphprune.recover.paired import Job
 from graphprune.recover.transport import plan
 from graphprune.rewrite.onnx import rewrite
 from graphprune.rewrite.torch import rewrite as module_without
@@ -86,7 +87,7 @@ def test_a_multiple_of_a_kept_channel_is_merged_without_loss(name: str, factor: 
     cut, small = without(b.build(out), "first.weight", [5], axis=axis)
     wanted = run_all(cut.deps.source.source, DATA)
     plainly = np.abs(run_all(small.source, DATA) - wanted).max()
-    (line,) = merge(cut, small, [])
+    (line,) = merge(Job(cut, small, []))
     assert np.abs(run_all(small.source, DATA) - wanted).max() < 0.03 * plainly
     assert line.after < 0.01 * line.before
 
@@ -103,7 +104,7 @@ def test_merging_two_layers_in_a_row() -> None:
     small = load(rewrite(cut))
     wanted = run_all(deps.source.source, DATA)
     plainly = np.abs(run_all(small.source, DATA) - wanted).max()
-    assert len(merge(cut, small, [])) == 2
+    assert len(merge(Job(cut, small, []))) == 2
     assert np.abs(run_all(small.source, DATA) - wanted).max() < 0.03 * plainly
 
 
@@ -123,7 +124,7 @@ def test_what_cannot_be_merged_stays(build: Callable[[Builder, str], str]) -> No
     b = Builder("left")
     cut, small = without(b.build(build(b, b.source("x", [3, 4, 8, 8]))), "first.weight", [5])
     before = run_all(small.source, DATA)
-    assert merge(cut, small, []) == []
+    assert merge(Job(cut, small, [])) == []
     np.testing.assert_array_equal(run_all(small.source, DATA), before)
 
 
@@ -158,5 +159,5 @@ def test_modules_are_merged_too() -> None:
     small = gp.trace(made, x)
     with torch.no_grad():
         plainly = (made(x) - net(x)).abs().max()
-        assert len(merge(deps.cut(units[5].astype(np.int32)), small, [])) == 1
+        assert len(merge(Job(deps.cut(units[5].astype(np.int32)), small, []))) == 1
         assert (made(x) - net(x)).abs().max() < 0.03 * plainly

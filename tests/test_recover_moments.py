@@ -10,6 +10,7 @@ import pytest
 
 from graphprune.recover.batchnorm import reestimate
 from graphprune.recover.moments import correct_means, correct_moments
+from graphprune.recover.paired import Job
 from tests.graphs import Builder
 from tests.recovery import feeds, run_all, without
 
@@ -53,7 +54,7 @@ def test_outputs_get_their_means_back(name: str) -> None:
     axis = -1 if name == "grouped" else 1
     cut, small = without(model, "first.weight", [1, 4, 6])
     wanted, plainly = run_all(cut.deps.source.source, DATA), run_all(small.source, DATA)
-    report = correct_means(cut, small, DATA)
+    report = correct_means(Job(cut, small, DATA))
     found = run_all(small.source, DATA)
     assert np.abs(spread(plainly, axis)[0] - spread(wanted, axis)[0]).max() > 0.01
     np.testing.assert_allclose(spread(found, axis)[0], spread(wanted, axis)[0], atol=1e-5)
@@ -67,14 +68,14 @@ def test_outputs_get_their_variances_back(name: str) -> None:
     cut, small = without(NETS[name](), "first.weight", [1, 4, 6])
     axis = -1 if name == "grouped" else 1
     wanted = run_all(cut.deps.source.source, DATA)
-    correct_moments(cut, small, DATA)
+    correct_moments(Job(cut, small, DATA))
     for got, aim in zip(spread(run_all(small.source, DATA), axis), spread(wanted, axis), strict=True):
         np.testing.assert_allclose(got, aim, rtol=1e-4, atol=1e-5)
 
 
 def test_a_branch_gets_its_variance_and_the_sum_its_mean() -> None:
     cut, small = without(residual(), "first.weight", [1, 4, 6])
-    correct_moments(cut, small, DATA)
+    correct_moments(Job(cut, small, DATA))
     branch = next(n.outputs[0] for n in small.nodes if "second.bn.gamma" in n.inputs)
     for model in (cut.deps.source.source, small.source):
         model.graph.outputs.append(next(v for n in model.graph for v in n.outputs if v.name == branch))
@@ -92,7 +93,7 @@ def test_a_branch_gets_its_variance_and_the_sum_its_mean() -> None:
 def test_batchnorm_statistics_are_those_of_what_it_reads() -> None:
     cut, small = without(residual(), "first.weight", [1, 4, 6])
     before = small.weights["first.bn.mean"].read().copy()
-    report = reestimate(cut, small, DATA)
+    report = reestimate(Job(cut, small, DATA))
     assert len(report) == 2
     model = small.source
     held = model.graph.initializers["second.bn.mean"], model.graph.initializers["second.bn.var"]
@@ -109,6 +110,6 @@ def test_without_batchnorm_nothing_is_done_and_said() -> None:
     cut, small = without(plain(), "first.weight", [0])
     said: list[str] = []
     before = run_all(small.source, DATA)
-    assert reestimate(cut, small, DATA, progress=said.append) == []
+    assert reestimate(Job(cut, small, DATA, progress=said.append)) == []
     assert said == ["no BatchNormalization reads anything that changed"]
     np.testing.assert_array_equal(run_all(small.source, DATA), before)

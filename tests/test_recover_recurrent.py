@@ -10,6 +10,7 @@ import pytest
 import graphprune as gp
 from graphprune.calibration.recurrent import Steps, gate_sums, input_rows, recurrents, state_rows
 from graphprune.graph.run import Runner
+from graphprune.recover.paired import Job
 from graphprune.recover.refit import refit
 from tests.graphs import Builder
 from tests.recovery import changed_weight, run_all, stored, without
@@ -83,7 +84,7 @@ def test_a_redundant_input_is_made_up_for(name: str, *, last_only: bool) -> None
     cut, small = without(b.build(out), "embed.weight", [5], axis=1)
     wanted = run_all(cut.deps.source.source, DATA)
     plainly = np.abs(run_all(small.source, DATA) - wanted).max()
-    refit(cut, small, DATA)
+    refit(Job(cut, small, DATA))
     assert np.abs(run_all(small.source, DATA) - wanted).max() < min(0.03 * plainly, 2e-3)
 
 
@@ -100,7 +101,7 @@ def test_a_state_that_repeats_another_is_made_up_for(name: str) -> None:
     cut, small = without(b.build(out), "R", [4], axis=2)
     wanted = run_all(cut.deps.source.source, DATA)
     plainly = np.abs(run_all(small.source, DATA) - wanted).max()
-    report = refit(cut, small, DATA)
+    report = refit(Job(cut, small, DATA))
     assert np.abs(run_all(small.source, DATA) - wanted).max() < min(0.03 * plainly, 2e-3)
     assert report[0].after < 0.01 * report[0].before
 
@@ -127,7 +128,7 @@ def test_lengths_and_first_states() -> None:
     cut, small = without(b.build(out), "R", [4], axis=2)
     wanted = run_all(cut.deps.source.source, DATA)
     plainly = np.abs(run_all(small.source, DATA) - wanted).max()
-    refit(cut, small, DATA)
+    refit(Job(cut, small, DATA))
     assert np.abs(run_all(small.source, DATA) - wanted).max() < min(0.03 * plainly, 2e-3)
 
 
@@ -138,6 +139,6 @@ def test_what_cannot_be_made_up_for_loses_less(name: str, weight: str, axis: int
     cut, small = without(b.build(out), weight, [0, 3], axis=axis)
     wanted = run_all(cut.deps.source.source, DATA)
     plainly = ((run_all(small.source, DATA) - wanted) ** 2).sum()
-    report = refit(cut, small, DATA)
+    report = refit(Job(cut, small, DATA))
     assert ((run_all(small.source, DATA) - wanted) ** 2).sum() < (0.5 if axis == 1 else 0.9) * plainly
     assert report[0].after < report[0].before

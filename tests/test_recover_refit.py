@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from onnx import helper
 
+from graphprune.recover.paired import Job
 from graphprune.recover.refit import refit
 from tests.graphs import Builder
 from tests.recovery import changed_weight, feeds, run_all, stored, without
@@ -75,7 +76,7 @@ def test_a_redundant_channel_is_made_up_for_exactly(name: str) -> None:
     cut, small = without(b.build(out), "first.weight", [5])
     wanted = run_all(cut.deps.source.source, DATA)
     assert np.abs(run_all(small.source, DATA) - wanted).max() > 0.05
-    refit(cut, small, DATA)
+    refit(Job(cut, small, DATA))
     np.testing.assert_allclose(run_all(small.source, DATA), wanted, atol=5e-4)
 
 
@@ -91,7 +92,7 @@ def test_a_constant_goes_into_a_bias_behind_the_layer(build: Any) -> None:
         last = next(n for n in b.nodes if "second.weight" in n.input)
         next(a for a in last.attribute if a.name == "pads").ints[:] = [0] * 4
     cut, small = without(b.build(out), "first.weight", [5])
-    refit(cut, small, DATA)
+    refit(Job(cut, small, DATA))
     np.testing.assert_allclose(run_all(small.source, DATA), run_all(cut.deps.source.source, DATA), atol=5e-4)
 
 
@@ -107,7 +108,7 @@ def test_a_batchnorm_takes_the_bias_that_a_layer_has_not() -> None:
     cut, small = without(b.build(x), "first.weight", [5])
     wanted = run_all(cut.deps.source.source, DATA)
     assert np.abs(run_all(small.source, DATA) - wanted).max() > 0.05
-    refit(cut, small, DATA)
+    refit(Job(cut, small, DATA))
     np.testing.assert_allclose(run_all(small.source, DATA), wanted, atol=5e-4)
 
 
@@ -127,7 +128,7 @@ def test_the_fit_is_least_squares_on_what_the_pruned_layers_give() -> None:
     model = b.build(b.gemm(x, 8, 3, "third"))
     data = feeds(16, 64, 6)
     cut, small = without(model, "first.weight", [1, 2])
-    strengths = [line.strength for line in refit(cut, small, data)]
+    strengths = [line.strength for line in refit(Job(cut, small, data))]
     (w1, b1), (w2, b2), (w3, b3) = (
         (stored(b, f"{n}.weight").astype(float).T, stored(b, f"{n}.bias").astype(float))
         for n in ("first", "second", "third")
@@ -161,6 +162,6 @@ def test_element_types_stay(dtype: Any) -> None:
     cut, small = without(b.build(out), "first.weight", [5])
     wanted = run_all(cut.deps.source.source, data)
     plainly = np.abs(run_all(small.source, data) - wanted).max()
-    refit(cut, small, data)
+    refit(Job(cut, small, data))
     assert small.source.graph.initializers["second.weight"].const_value.numpy().dtype == dtype
     assert np.abs(run_all(small.source, data) - wanted).max() < 0.02 * plainly

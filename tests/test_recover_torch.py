@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import graphprune as gp
 from graphprune.calibration.store import Store
 from graphprune.calibration.torch_walk import TorchWalk
+from graphprune.recover.paired import Job
 from graphprune.recover.refit import refit
 from graphprune.recover.steps import STEPS, recover
 from graphprune.rewrite.torch import rewrite
@@ -101,7 +102,7 @@ def test_a_redundant_channel_is_made_up_for_exactly(net: Net) -> None:
     cut, small = cut_of(net, "first.weight", [5])
     wanted = outputs(net)
     assert np.abs(outputs(small.source.module) - wanted).max() > 0.01
-    refit(cut, small, DATA)
+    refit(Job(cut, small, DATA))
     np.testing.assert_allclose(outputs(small.source.module), wanted, atol=1e-4)
 
 
@@ -112,7 +113,7 @@ def test_the_fit_is_least_squares(net: Net) -> None:
     outputs(pruned)
     x, y = np.concatenate(read), outputs(net)
     old = pruned.head.weight.detach().numpy().T.astype(np.float64)
-    (report,) = [line for line in refit(cut, small, DATA) if line.layer == "linear_1"]
+    (report,) = [line for line in refit(Job(cut, small, DATA)) if line.layer == "linear_1"]
     x0, y0 = x - x.mean(0), y - y.mean(0)
     pull = np.sqrt(report.strength * (x0**2).sum() / x.shape[1]) * np.eye(x.shape[1])
     best = np.linalg.lstsq(np.vstack([x0, pull]), np.vstack([y0, pull @ old]), rcond=None)[0]

@@ -7,8 +7,6 @@ batch normalisation).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-
 import numpy as np
 
 from graphprune.calibration.layers import Norm, norms
@@ -16,47 +14,33 @@ from graphprune.calibration.normal import Real
 from graphprune.calibration.store import Store
 from graphprune.calibration.walks import Walking, walk
 from graphprune.coupling.cut import Cut
-from graphprune.data import Feed
-from graphprune.graph.model import Array, Graph
+from graphprune.graph.model import Array
 from graphprune.recover.contents import exchange
-from graphprune.recover.paired import LayerError, changed
+from graphprune.recover.paired import Job, LayerError, changed
 
 
-def reestimate(
-    cut: Cut,
-    small: Graph,
-    samples: Iterable[Feed],
-    *,
-    memory: int = 2 << 30,
-    seed: int = 0,
-    progress: Callable[[str], None] = lambda _: None,
-) -> list[LayerError]:
+def reestimate(job: Job) -> list[LayerError]:
     """Give every BatchNormalization that reads something changed the mean and variance of what it reads, in place.
 
     Where the file has none, because they are folded into the layers in front, nothing is done.
 
     Args:
-        cut: The removal that led to the pruned model.
-        small: The pruned model, loaded; the statistics in its source are exchanged.
-        samples: Calibration data.
-        memory: Bytes of activations to hold; more goes to a temporary folder.
-        seed: Not used: all positions are looked at.
-        progress: Called with the name of each node.
+        job: What to work on; all positions are looked at, nothing is drawn.
     """
-    del seed
+    cut, small, samples = job.cut, job.small, job.samples
     moved = changed(cut, small)
     todo = [n for n in norms(small) if n.node.inputs[0] in moved]
     if not todo:
-        progress("no BatchNormalization reads anything that changed")
+        job.progress("no BatchNormalization reads anything that changed")
         return []
     report = []
-    with Store(memory // 2) as store:
+    with Store(job.memory // 2) as store:
         dense, pruned = walk(cut.deps.source, samples, store), walk(small, samples, store)
         for norm in todo:
             if dense.makes(norm.made):
                 dense.want(norm.made)
         for place, norm in enumerate(todo):
-            progress(f"{norm.node.name} {place + 1}/{len(todo)}")
+            job.progress(f"{norm.node.name} {place + 1}/{len(todo)}")
             pruned.run_to(norm.made)
             before = _error(cut, norm, dense, pruned)
             mean, variance = _statistics(pruned, norm)

@@ -10,7 +10,7 @@ al., "Large Batch Optimization for Deep Learning" (LAMB), 2020 (steps relative t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +28,7 @@ from graphprune.graph.model import Array, Graph
 from graphprune.graph.onnx import load
 from graphprune.graph.run import Runner
 from graphprune.recover.contents import exchange
-from graphprune.recover.paired import LayerError
+from graphprune.recover.paired import Job, LayerError
 from graphprune.verify.inner import box, exposed, present
 
 _STEPS = 400
@@ -68,47 +68,34 @@ class _Tensor:
         self.value -= np.float32(rate * self.scale) * mean / (np.sqrt(square) + 1e-12)
 
 
-def distill(
-    cut: Cut,
-    small: Graph,
-    samples: Iterable[Feed],
-    *,
-    memory: int = 2 << 30,  # noqa: ARG001 - steps share one signature
-    seed: int = 0,
-    progress: Callable[[str], None] = lambda _: None,
-    steps: int = _STEPS,
-) -> list[LayerError]:
+def distill(job: Job, *, steps: int = _STEPS) -> list[LayerError]:
     """Let all layers of a pruned model learn from the original, in place.
 
     Args:
-        cut: The removal that led to it.
-        small: The pruned model, loaded; the weights of its source are exchanged.
-        samples: Calibration data.
-        memory: Not used: one feed at a time is looked at.
-        seed: Seed of the order of the feeds.
-        progress: Called with the step.
+        job: What to work on; the seed draws the order of the feeds, one of which is looked at at a time.
         steps: Steps of gradient descent.
 
     Raises:
         InputError: The model has no gradient, or onnx-ad is not installed.
     """
+    small = job.small
     if not isinstance(small.source, ir.Model):
         raise InputError(f"{small.name}: distill works on ONNX files; a module can be trained by its own code")
     found = heads(small)
     tensors = list(_tensors(small))
     opened = load(_with_inputs(small.source, [t.name for t in tensors]))
     run = gradients_of(opened, [Wanted(t.point, None, "gradient") for t in tensors])
-    feeds = list(samples)
-    targets = list(_targets(cut, found, feeds))
+    feeds = list(job.samples)
+    targets = list(_targets(job.cut, found, feeds))
     spread = [float(np.var(np.concatenate([t[i].ravel() for t in targets]))) for i in range(len(found))]
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(job.seed)
     order: list[int] = []
     for step in range(1, steps + 1):
         order = order or list(rng.permutation(len(feeds)))
         k = order.pop()
         _step(run, tensors, feeds[k], targets[k], spread, (step, steps))
         if step % 20 == 0:
-            progress(f"{step}/{steps}")
+            job.progress(f"{step}/{steps}")
     for tensor in tensors:
         exchange(small, tensor.weight, tensor.value)
     return []

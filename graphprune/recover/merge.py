@@ -14,7 +14,6 @@ Fusion via Optimal Transport", NeurIPS 2020.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,10 +22,9 @@ from graphprune.calibration.layers import Layer, layers, matrix, stored
 from graphprune.calibration.normal import Real
 from graphprune.calibration.views import Views
 from graphprune.coupling.cut import Cut
-from graphprune.data import Feed
 from graphprune.graph.model import Array, Graph, Node
 from graphprune.recover.contents import content, exchange
-from graphprune.recover.paired import LayerError
+from graphprune.recover.paired import Job, LayerError
 from graphprune.recover.transport import plan
 
 _PASSING = ("Relu", "LeakyRelu", "Identity", "Dropout", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool")
@@ -36,36 +34,23 @@ _MEANS = ("ReduceMean", "aten.mean.dim")
 _TINY = 1e-12
 
 
-def merge(
-    cut: Cut,
-    small: Graph,
-    samples: Iterable[Feed],
-    *,
-    memory: int = 2 << 30,
-    seed: int = 0,
-    progress: Callable[[str], None] = lambda _: None,
-) -> list[LayerError]:
+def merge(job: Job) -> list[LayerError]:
     """Blend removed channels into kept ones, in place.
 
     Args:
-        cut: The removal that led to the pruned model.
-        small: The pruned model, loaded; weights of its source are exchanged.
-        samples: Not used.
-        memory: Not used.
-        seed: Not used.
-        progress: Called with the name of each layer.
+        job: What to work on; only the cut, the pruned model and the progress are used.
 
     Returns:
         Per layer that makes removed channels, the share of the energy of its rows that is lost, before and after.
     """
-    del samples, memory, seed
+    cut, small = job.cut, job.small
     found = {x.name: _Matrix.read(cut, x) for x in layers(cut.deps.source) if x.linear.groups == 1}
     readers = _Readers(cut, found)
     report = []
     for one in found.values():
         if one.outs is None or not (consumers := readers.of(one)):
             continue
-        progress(one.layer.name)
+        job.progress(one.layer.name)
         line = _merged(cut, one, consumers)
         if line is not None:
             report.append(line)

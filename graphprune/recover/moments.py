@@ -10,8 +10,6 @@ Jordan et al., "REPAIR: REnormalizing Permuted Activations for Interpolation Rep
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-
 import numpy as np
 
 from graphprune.calibration.layers import Layer, layers, matrix, stored
@@ -19,65 +17,37 @@ from graphprune.calibration.normal import Normal, Real
 from graphprune.calibration.store import Store
 from graphprune.calibration.unfold import outputs
 from graphprune.calibration.walks import walk
-from graphprune.coupling.cut import Cut
-from graphprune.data import Feed
-from graphprune.graph.model import Array, Graph
-from graphprune.recover.paired import LayerError, Pair, changed, held_back
+from graphprune.graph.model import Array
+from graphprune.recover.paired import Job, LayerError, Pair, changed, held_back
 
 _DEAD = 1e-6  # spread, relative to its size in the original, under which an output is constant
 
 
-def correct_means(
-    cut: Cut,
-    small: Graph,
-    samples: Iterable[Feed],
-    *,
-    memory: int = 2 << 30,
-    seed: int = 0,
-    progress: Callable[[str], None] = lambda _: None,
-) -> list[LayerError]:
+def correct_means(job: Job) -> list[LayerError]:
     """Shift the outputs of all layers to their means in the original, in place; a layer that would lose stays.
 
     Args:
-        cut: The removal that led to the pruned model.
-        small: The pruned model, loaded; the biases of its source are exchanged.
-        samples: Calibration data.
-        memory: Bytes of activations to hold; more goes to a temporary folder.
-        seed: Seed of the positions that judge where there are few feeds.
-        progress: Called with the name of each layer.
+        job: What to work on; the seed draws the positions that judge where there are few feeds.
     """
-    return _corrected(_setting(cut, small, samples, memory, seed), progress, scaled=False)
+    return _corrected(job, scaled=False)
 
 
-def correct_moments(
-    cut: Cut,
-    small: Graph,
-    samples: Iterable[Feed],
-    *,
-    memory: int = 2 << 30,
-    seed: int = 0,
-    progress: Callable[[str], None] = lambda _: None,
-) -> list[LayerError]:
+def correct_moments(job: Job) -> list[LayerError]:
     """Shift and scale the outputs of all layers to their means and variances in the original, in place.
 
     The variance comes first, as in the paper: this may raise the squared error of a layer, and is done all the same.
-    The arguments are those of :func:`correct_means`.
+
+    Args:
+        job: What to work on, see :func:`correct_means`.
     """
-    return _corrected(_setting(cut, small, samples, memory, seed), progress, scaled=True)
+    return _corrected(job, scaled=True)
 
 
-_Setting = tuple[Cut, Graph, Iterable[Feed], int, int]
-
-
-def _setting(cut: Cut, small: Graph, samples: Iterable[Feed], memory: int, seed: int) -> _Setting:
-    return cut, small, samples, memory, seed
-
-
-def _corrected(setting: _Setting, progress: Callable[[str], None], *, scaled: bool) -> list[LayerError]:
-    cut, small, samples, memory, seed = setting
+def _corrected(job: Job, *, scaled: bool) -> list[LayerError]:
+    cut, small, samples = job.cut, job.small, job.samples
     moved = changed(cut, small)
     report = []
-    with Store(memory // 2) as store:
+    with Store(job.memory // 2) as store:
         dense, pruned = walk(cut.deps.source, samples, store), walk(small, samples, store)
         todo = [x for x in layers(small) if _open(x, moved) and dense.makes(x.behind)]
         for layer in todo:
@@ -85,11 +55,11 @@ def _corrected(setting: _Setting, progress: Callable[[str], None], *, scaled: bo
             if layer.total:
                 dense.want(layer.total)
         for place, layer in enumerate(todo):
-            progress(f"{layer.name} {place + 1}/{len(todo)}")
+            job.progress(f"{layer.name} {place + 1}/{len(todo)}")
             pruned.run_to(layer.linear.node.outputs[0])
             pair = Pair(cut, small, layer, dense, pruned)
             dense.run_past(pair.aim)
-            report.append(_correct(pair, seed + place, scaled=scaled))
+            report.append(_correct(pair, job.seed + place, scaled=scaled))
             for name in {layer.behind, layer.total} - {""}:
                 dense.release(name)
     return report

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from graphprune.calibration.layers import Layer, Norm
 from graphprune.calibration.walks import Walking
 from graphprune.coupling.cut import Cut
+from graphprune.data import Feed
 from graphprune.graph.model import Array, Graph
 from graphprune.recover.contents import content, exchange
 
@@ -31,6 +32,27 @@ class LayerError:
     before: float
     after: float
     strength: float
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a step of recovery works on.
+
+    Attributes:
+        cut: The removal that led to the pruned model.
+        small: The pruned model, loaded; contents of stored tensors of its source are exchanged.
+        samples: Calibration data.
+        memory: Bytes of activations to hold; more goes to a temporary folder.
+        seed: Seed of what is drawn.
+        progress: Called with the name of what is being looked at.
+    """
+
+    cut: Cut
+    small: Graph
+    samples: Iterable[Feed]
+    memory: int = 2 << 30
+    seed: int = 0
+    progress: Callable[[str], None] = lambda _: None
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-
 import numpy as np
 
 from graphprune.calibration.layers import Layer, layers, matrix, stored
@@ -12,10 +10,8 @@ from graphprune.calibration.recurrent import Recurrent, recurrents
 from graphprune.calibration.store import Store
 from graphprune.calibration.unfold import outputs, unfold
 from graphprune.calibration.walks import walk
-from graphprune.coupling.cut import Cut
-from graphprune.data import Feed
 from graphprune.graph.model import Array, Graph
-from graphprune.recover.paired import LayerError, Pair, changed, held_back
+from graphprune.recover.paired import Job, LayerError, Pair, changed, held_back
 from graphprune.recover.recurrent import RecurrentPair, refit_recurrent
 from graphprune.recover.ridge import fit
 
@@ -24,35 +20,23 @@ _WORK = 5e10  # products of a Gram matrix up to which more positions are looked 
 _DEAD = 1e-12
 
 
-def refit(
-    cut: Cut,
-    small: Graph,
-    samples: Iterable[Feed],
-    *,
-    memory: int = 2 << 30,
-    seed: int = 0,
-    progress: Callable[[str], None] = lambda _: None,
-) -> list[LayerError]:
+def refit(job: Job) -> list[LayerError]:
     """Fit the weights of a pruned model anew, in place.
 
     Args:
-        cut: The removal that led to it.
-        small: The pruned model, loaded; the weights of its source are exchanged.
-        samples: Calibration data.
-        memory: Bytes of activations to hold; more goes to a temporary folder.
-        seed: Seed of the positions that are looked at.
-        progress: Called with the name of each layer.
+        job: What to work on; the seed draws the positions that are looked at.
     """
+    cut, small, samples = job.cut, job.small, job.samples
     moved = changed(cut, small)
     report = []
-    with Store(memory // 2) as store:
+    with Store(job.memory // 2) as store:
         dense, pruned = walk(cut.deps.source, samples, store, states=True), walk(small, samples, store)
         todo = [x for x in _in_order(small) if moved & _read(x) and all(dense.makes(n) for n in _aims(x))]
         for layer in todo:
             for name in (*_aims(layer), *(layer.read if isinstance(layer, Recurrent) else ())):
                 dense.want(name)
         for place, layer in enumerate(todo):
-            progress(f"{layer.name} {place + 1}/{len(todo)}")
+            job.progress(f"{layer.name} {place + 1}/{len(todo)}")
             if isinstance(layer, Recurrent):
                 pruned.run_to(next(n for n in layer.node.outputs if n))
                 dense.run_past(layer.states)
@@ -61,7 +45,7 @@ def refit(
                 pruned.run_to(layer.linear.node.outputs[0])
                 pair = Pair(cut, small, layer, dense, pruned)
                 dense.run_past(pair.aim)
-                report.append(_refit_layer(pair, seed + place))
+                report.append(_refit_layer(pair, job.seed + place))
             for name in (*_aims(layer), *(layer.read if isinstance(layer, Recurrent) else ())):
                 dense.release(name)
     return report

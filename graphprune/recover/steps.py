@@ -19,7 +19,7 @@ from graphprune.recover.error import float_outputs, relative_error
 from graphprune.recover.kinds import copied, model_of, runner
 from graphprune.recover.merge import merge
 from graphprune.recover.moments import correct_means, correct_moments
-from graphprune.recover.paired import LayerError
+from graphprune.recover.paired import Job, LayerError
 from graphprune.recover.refit import refit
 from graphprune.verify.inner import box
 
@@ -39,15 +39,8 @@ class Feeds(Protocol):
         ...
 
 
-class Step(Protocol):
-    """Changes the weights of a pruned graph's source in place."""
-
-    def __call__(
-        self, cut: Cut, small: Graph, samples: Feeds, *, memory: int, seed: int, progress: Callable[[str], None]
-    ) -> list[LayerError]:
-        """Do it; what it did per layer."""
-        ...
-
+Step = Callable[[Job], list[LayerError]]
+"""Exchanges contents of a pruned model's weights in place; what it did per layer."""
 
 STEPS: Mapping[str, Step] = {
     "merge": merge,
@@ -146,7 +139,7 @@ def recover(
     done = []
     for name in names:
         tried = copied(source, model_of(small), example)
-        layers = STEPS[name](cut, tried, train, memory=memory, seed=seed, progress=progress)
+        layers = STEPS[name](Job(cut, tried, train, memory, seed, progress))
         after = _error(source, tried, judges, wanted)
         kept = after < error
         done.append(StepReport(name, after, kept, tuple(layers)))
