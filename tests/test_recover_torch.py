@@ -123,7 +123,7 @@ def test_the_fit_is_least_squares(net: Net) -> None:
 
 def test_batchnorm_statistics(net: Net) -> None:
     cut, small = cut_of(net, "first.weight", [0, 5])
-    report = STEPS["batchnorm"](cut, small, DATA, memory=1 << 30, seed=0, progress=lambda _: None)
+    report = STEPS["batchnorm"](Job(cut, small, DATA))
     assert len(report) == 2
     pruned, read = small.source.module, []
     pruned.last.register_forward_pre_hook(lambda _m, given: read.append(given[0].numpy().astype(np.float64)))
