@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeVar
@@ -16,10 +17,11 @@ import onnx_ir as ir
 from graphprune.calibration.cache import Digest, model_key
 from graphprune.calibration.grams import Gram, Source
 from graphprune.calibration.moments import Moments, MomentSums
-from graphprune.calibration.passes import Feeds, GramJob, Job, MomentJob, carry_out, dealt
+from graphprune.calibration.passes import GramJob, Job, MomentJob, carry_out, dealt
 from graphprune.calibration.sources import channel_source, layer_source
 from graphprune.calibration.values import HIDDEN, Values, values_of
 from graphprune.coupling.groups import DependencyGraph
+from graphprune.data.parts import Feeds, rows
 from graphprune.errors import InputError
 from graphprune.graph.model import Array
 
@@ -145,6 +147,23 @@ class Calibration:
         return model_key(self.deps.source), str(first), str(len(self.samples))
 
     @cached_property
+    def _count(self) -> int:
+        """Number of samples, all feeds alike."""
+        return len(self.samples) * rows(next(iter(self.samples)))
+
+    def over(self, samples: Feeds) -> Calibration:
+        """The same over other samples; nothing is cached."""
+        return Calibration(
+            self.deps,
+            samples,
+            memory=self._memory,
+            seed=self._seed,
+            positions=self._positions,
+            progress=self._progress,
+            threads=self._threads,
+        )
+
+    @cached_property
     def _growth(self) -> float:
         """How much larger values are than at the probe: by the inputs of the first feed."""
         probed = self.deps.source.input_shapes[0] if self.deps.source.input_shapes else {}
@@ -174,7 +193,7 @@ class Calibration:
         for jobs in self._passes(todo):
             while jobs:
                 place, job = jobs.pop(0)
-                gram = job.sums.result()
+                gram = replace(job.sums.result(), samples=self._count)
                 del job.sums, job
                 self._grams[place] = gram
                 yield place, gram
@@ -211,7 +230,7 @@ class Calibration:
         self._files += 1
         path = Path(self._folder.name) / f"{self._files}.npy"
         np.save(path, gram.matrix, allow_pickle=False)
-        mapped = Gram(np.load(path, mmap_mode="r"), gram.sums, gram.count)
+        mapped = replace(gram, matrix=np.load(path, mmap_mode="r"))
         self._grams[place] = mapped
         return mapped
 

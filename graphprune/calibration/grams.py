@@ -23,11 +23,13 @@ class Gram:
         matrix: Sums of products, float64 of shape (groups, f, f); f counts inputs of a group and, within, taps.
         sums: Sums, float64 of shape (groups, f).
         count: Number of positions.
+        samples: Number of samples that they come from; positions of one sample are alike. 0 where unknown.
     """
 
     matrix: Real
     sums: Real
     count: int
+    samples: int = 0
 
     def covariance(self) -> Real:
         """Covariances, shape (groups, f, f)."""

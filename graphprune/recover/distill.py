@@ -22,7 +22,7 @@ from graphprune.calibration.heads import Head, heads
 from graphprune.calibration.layers import layers
 from graphprune.calibration.points import Point, Wanted
 from graphprune.coupling.cut import Cut
-from graphprune.data import Feed
+from graphprune.data.parts import Feed
 from graphprune.errors import InputError
 from graphprune.graph.model import Array, Graph
 from graphprune.graph.onnx import load

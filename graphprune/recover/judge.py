@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from graphprune.calibration import Calibration
 from graphprune.coupling.groups import DependencyGraph
+from graphprune.data.parts import divided, rows
 from graphprune.importance.curve import Curve
 from graphprune.importance.obs import obs_curves, read_grams
 from graphprune.recover.evidence import Evidence, bent
@@ -32,12 +33,11 @@ def judged(
         scores: Scores per unit id, for groups that no layer with a stored weight reads.
         progress: Called with what is being looked at.
     """
-    grams = read_grams(deps, calibration)
+    train, judges = divided(calibration.samples)
+    grams = read_grams(deps, calibration.over(train))
     found = obs_curves(deps, grams)
     curves = [c or Curve.of_scores(g.units, scores) for c, g in zip(found, deps.groups, strict=True)]
-    samples = calibration.samples
-    per_feed = max((len(a) for a in next(iter(samples)).values() if a.ndim), default=1)
-    feeds = list(islice(samples, max(1, min(len(samples), _SAMPLES // per_feed))))
+    feeds = list(islice(judges, max(1, _SAMPLES // rows(next(iter(judges))))))
     shares = (0.4,) if len(curves) > _MANY else (0.25, 0.5)
     made, _ = bent(deps, curves, Evidence(deps, grams, feeds), shares=shares, progress=progress)
     return made

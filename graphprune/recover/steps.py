@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from graphprune.coupling.cut import Cut
-from graphprune.data import Feed
+from graphprune.data.parts import Feeds, divided
 from graphprune.errors import InputError
 from graphprune.graph.model import Graph
 from graphprune.graph.run import CannotRun
@@ -24,19 +24,6 @@ from graphprune.recover.refit import refit
 from graphprune.verify.inner import box
 
 NONE, AUTO = "none", "auto"
-_HELD = 8  # every eighth feed judges the steps
-
-
-class Feeds(Protocol):
-    """A sized collection of feeds that gives the same each time."""
-
-    def __len__(self) -> int:
-        """Number of feeds."""
-        ...
-
-    def __iter__(self) -> Iterator[Feed]:
-        """All feeds."""
-        ...
 
 
 Step = Callable[[Job], list[LayerError]]
@@ -130,8 +117,7 @@ def recover(
         seed: Seed of what is drawn.
         progress: Called with the step and the layer.
     """
-    train, held = _Part(samples, held=False), _Part(samples, held=True)
-    judges: Feeds = held if len(held) else train
+    train, judges = divided(samples)
     source, example = cut.deps.source, next(iter(samples))
     wanted = _wanted(cut, judges)
     small = copied(source, model, example)
@@ -145,23 +131,7 @@ def recover(
         done.append(StepReport(name, after, kept, tuple(layers)))
         if kept:
             small, error = tried, after
-    return model_of(small), Recovery(first, error, tuple(done), len(train), len(held))
-
-
-class _Part:
-    """The feeds that judge, or the others."""
-
-    def __init__(self, samples: Feeds, *, held: bool) -> None:
-        self._samples = samples
-        few = len(samples) == 1
-        judges = {k for k in range(len(samples)) if not few and (k % _HELD == _HELD - 1 or k == len(samples) - 1)}
-        self._mine = judges if held else set(range(len(samples))) - judges
-
-    def __len__(self) -> int:
-        return len(self._mine)
-
-    def __iter__(self) -> Iterator[Feed]:
-        return (feed for k, feed in enumerate(self._samples) if k in self._mine)
+    return model_of(small), Recovery(first, error, tuple(done), len(train), len(judges) if len(samples) > 1 else 0)
 
 
 def _wanted(cut: Cut, feeds: Feeds) -> list[list[np.ndarray]]:
