@@ -21,7 +21,7 @@ from graphprune.calibration.passes import GramJob, Job, MomentJob, carry_out, de
 from graphprune.calibration.sources import channel_source, layer_source
 from graphprune.calibration.values import HIDDEN, Values, values_of
 from graphprune.coupling.groups import DependencyGraph
-from graphprune.data.parts import Feeds, rows
+from graphprune.data.parts import Feeds
 from graphprune.errors import InputError
 from graphprune.graph.model import Array
 
@@ -146,11 +146,6 @@ class Calibration:
         first.add(next(iter(self.samples)))
         return model_key(self.deps.source), str(first), str(len(self.samples))
 
-    @cached_property
-    def _count(self) -> int:
-        """Number of samples, all feeds alike."""
-        return len(self.samples) * rows(next(iter(self.samples)))
-
     def over(self, samples: Feeds) -> Calibration:
         """The same over other samples; nothing is cached."""
         return Calibration(
@@ -193,7 +188,7 @@ class Calibration:
         for jobs in self._passes(todo):
             while jobs:
                 place, job = jobs.pop(0)
-                gram = replace(job.sums.result(), samples=self._count)
+                gram = job.sums.result()
                 del job.sums, job
                 self._grams[place] = gram
                 yield place, gram

@@ -168,18 +168,18 @@ def _inverse(h: Real) -> Real:
 def covariance(gram: Gram, *, centred: bool) -> Real:
     """Covariance of a layer's inputs, or their second moments where no bias can make up for a mean; (groups, f, f)."""
     found = gram.covariance() if centred else np.asarray(gram.matrix / max(gram.count, 1))
-    return _shrunk(found, gram.samples or gram.count)
+    return _shrunk(found, gram.independent or gram.count)
 
 
-def _shrunk(moments: Real, samples: int) -> Real:
-    """What inputs have in common, less what few samples show by chance; a large share of it where inputs are many.
+def _shrunk(moments: Real, count: int) -> Real:
+    """What inputs have in common, less what a few positions show by chance; a large share of it where inputs are many.
 
     Source: Schäfer, Strimmer, "A Shrinkage Approach to Large-Scale Covariance Matrix Estimation", 2005 (target D, with
     the variances of Gaussian data).
     """
     own = np.diagonal(moments, axis1=1, axis2=2)
     common = (moments**2).sum(axis=(1, 2)) - (own**2).sum(axis=1)
-    chance = (common + own.sum(axis=1) ** 2 - (own**2).sum(axis=1)) / max(samples, 1)
+    chance = (common + own.sum(axis=1) ** 2 - (own**2).sum(axis=1)) / max(count, 1)
     share = np.minimum(chance / np.maximum(common, 1e-30), 1.0)
     out = np.asarray(moments * (1 - share)[:, None, None])
     places = np.arange(moments.shape[1])
