@@ -39,7 +39,7 @@ STEPS: Mapping[str, Step] = {
 }
 """Steps by name."""
 
-AUTOMATIC = ("refit",)
+AUTOMATIC = ("refit", "distill")
 """What ``recover="auto"`` does where there is data."""
 
 
@@ -52,12 +52,14 @@ class StepReport:
         error: Squared error of the outputs relative to their variance, on held-back feeds, after it.
         kept: Whether it was kept: the error fell.
         layers: What it did per layer.
+        failed: Why it could not be done, if so.
     """
 
     name: str
     error: float
     kept: bool
     layers: tuple[LayerError, ...] = ()
+    failed: str = ""
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,7 @@ def recover(
     samples: Feeds,
     names: Sequence[str],
     *,
+    needed: bool = True,
     memory: int = 2 << 30,
     seed: int = 0,
     progress: Callable[[str], None] = lambda _: None,
@@ -113,9 +116,13 @@ def recover(
         model: The pruned ``onnx_ir.Model`` or module; not changed.
         samples: Calibration data.
         names: Names of steps.
+        needed: Whether a step that cannot be done is an error; otherwise the report says why.
         memory: Bytes of activations to hold.
         seed: Seed of what is drawn.
         progress: Called with the step and the layer.
+
+    Raises:
+        InputError: A step that is needed cannot be done.
     """
     train, judges = divided(samples)
     source, example = cut.deps.source, next(iter(samples))
@@ -125,10 +132,16 @@ def recover(
     done = []
     for name in names:
         tried = copied(source, model_of(small), example)
-        layers = STEPS[name](Job(cut, tried, train, memory, seed, progress))
+        try:
+            layers = STEPS[name](Job(cut, tried, train, memory, seed, progress))
+        except (InputError, CannotRun) as problem:
+            if needed:
+                raise InputError(str(problem)) from None
+            done.append(StepReport(name, error, kept=False, failed=str(problem)))
+            continue
         after = _error(source, tried, judges, wanted)
         kept = after < error
-        done.append(StepReport(name, after, kept, tuple(layers)))
+        done.append(StepReport(name, after, kept=kept, layers=tuple(layers)))
         if kept:
             small, error = tried, after
     return model_of(small), Recovery(first, error, tuple(done), len(train), len(judges) if len(samples) > 1 else 0)
