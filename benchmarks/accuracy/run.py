@@ -167,7 +167,8 @@ def document(report: Report, options: argparse.Namespace) -> str:
     names += ["Torch-Pruning", "+ re-calibrated", "onnxsim Wanda", "+ its recovery"]
     parts = [header("Accuracy without training")]
     parts.append(
-        "Metrics in percent; where there are several calibration sets the mean ± half the range. A peer's best criterion, chosen by the metric itself, is in brackets; it does not depend on the alignment.\n"
+        "Metrics in percent; where there are several calibration sets the mean ± half the range. "
+        "A peer's best criterion, chosen by the metric itself, is in brackets; it does not depend on the alignment.\n"
     )
     for (name, metric), lines in report.lines.items():
         task = TASKS[name]
@@ -187,7 +188,6 @@ def parser(description: str) -> argparse.ArgumentParser:
     """Options of the accuracy benchmarks."""
     found = argparse.ArgumentParser(description=description)
     found.add_argument("pattern", nargs="?", default="", help="regular expression a task's name must match")
-    found.add_argument("--seeds", type=int, default=3, help="calibration sets")
     found.add_argument("--write", action="store_true", help="write the report, also of a part of the tasks")
     found.add_argument("--timeout", type=float, default=TIMEOUT, help="seconds per job")
     found.add_argument("--fresh", action="store_true", help="measure graphprune again; peers are remembered")
