@@ -32,9 +32,9 @@ from graphprune.recover.contents import exchange
 from graphprune.recover.paired import Job, LayerError
 from graphprune.verify.inner import box, exposed, present
 
-_STEPS = 500
+_STEPS = 300
 _EPOCHS = 40
-_WORK = 1e13  # multiply-accumulates
+_WORK = 4e12  # multiply-accumulates
 _WARM = 0.05  # share of the steps in which the rate rises
 _RATE = 1e-2  # of a tensor's root mean square, at its highest
 _LOOK = 10  # steps whose mean loss shows whether it goes well
@@ -91,7 +91,7 @@ def distill(job: Job, *, steps: int | None = None) -> list[LayerError]:
 
     Args:
         job: What to work on; the seed draws the order of the feeds, one of which is looked at at a time.
-        steps: Steps of gradient descent; by default 500, fewer for large models and few feeds.
+        steps: Steps of gradient descent; by default 300, fewer for large models and few feeds.
 
     Raises:
         InputError: The model has no gradient, or onnx-ad is not installed.
