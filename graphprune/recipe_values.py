@@ -12,7 +12,7 @@ from typing import Any
 from graphprune.errors import InputError
 
 AUTO = "auto"
-RANDOM = "random"
+MADE = ("random", "synthetic")  # words for data that is made, see graphprune.data.sources
 _SHAPE = re.compile(r"(?:(?P<name>.*):)?(?P<sizes>\d+(?:[x,]\d+)*)")
 _SCRIPT = re.compile(r"(?P<file>.*\.py):(?P<name>\w+)")
 AMOUNTS = ("macs", "params", "size", "memory", "latency", "ratio")
@@ -65,9 +65,9 @@ def number(text: str) -> str | int | float:
 def moved_source(text: str, folder: Path | None, home: Path = Path()) -> str:
     """A path or ``file.py:function`` that stands in a recipe in ``home``, as it has to stand in one in ``folder``.
 
-    Without a folder: as it has to be given. The word random stays.
+    Without a folder: as it has to be given. Words for data that is made stay.
     """
-    if text == RANDOM:
+    if text in MADE:
         return text
     script = _SCRIPT.fullmatch(text)
     file, name = (script["file"], script["name"]) if script else (text, "")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from graphprune.data import arrays, images
 from graphprune.data.collection import BATCH, Samples
-from graphprune.data.drawn import COUNT, Random
+from graphprune.data.drawn import Random
 from graphprune.data.polygraphy import saved_folder, saved_inputs
 from graphprune.data.preprocess import Preprocess
 from graphprune.data.records import Kept, Records
@@ -21,7 +22,22 @@ from graphprune.data.wanted import Layout, checked, layout_of
 from graphprune.errors import InputError
 from graphprune.graph.model import Graph
 
-RANDOM = "random"
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """Samples that are made for a graph.
+
+    Attributes:
+        make: Function (graph, layout, samples or None, seed) → records.
+        slow: Whether each costs so much that their number is left to it where none is given.
+    """
+
+    make: Callable[[Graph, Layout, int | None, int], Records]
+    slow: bool = False
+
+
+MADE: dict[str, Made] = {"random": Made(Random)}
+"""By the word that asks for them."""
 SAMPLES = 1024  # taken where no number is given
 
 
@@ -51,7 +67,7 @@ def samples(
               for every pass; an iterator, generator or calibration data reader of onnxruntime, which goes to a
               temporary file. An item is a mapping by input name, a tuple of inputs in order (what comes after them,
               such as labels, is left out), or an array; one sample or a batch;
-            - "random", for random inputs.
+            - "random" for random inputs, "synthetic" for ones that the model's BatchNormalizations take for real.
         graph: The graph; feeds have the names of its inputs.
         limit: Samples to take at most. Files, arrays and sequences give that many drawn with ``seed``, in their
             order; what goes by only once gives its first ones.
@@ -80,7 +96,9 @@ def given_samples(
         InputError: See :func:`samples`; or there is no data, but options for it.
     """
     if source is not None:
-        return samples(source, graph, limit=SAMPLES if count is None else count, seed=seed, preprocess=preprocess)
+        slow = isinstance(source, str) and source in MADE and MADE[source].slow
+        limit = SAMPLES if count is None and not slow else count
+        return samples(source, graph, limit=limit, seed=seed, preprocess=preprocess)
     for name, value in (("samples", count), ("preprocess", preprocess)):
         if value is not None:
             raise InputError(f"{name} is given, but no data that it is for")
@@ -92,8 +110,8 @@ def _records(source: Any, graph: Graph, layout: Layout, limit: int | None, seed:
     pictures = text is not None and Path(text).is_dir() and bool(_files(Path(text), images.ENDINGS))
     if preprocess is not None and not pictures:
         raise InputError(f"{text or 'the data'}: preprocess is for folders of images")
-    if text == RANDOM:
-        return Random(graph, layout, limit or COUNT, seed)
+    if text in MADE:
+        return MADE[text].make(graph, layout, limit, seed)
     if text is not None and is_script(text):
         return from_python(load_function(text, "load_data"), layout, limit, seed, name=text)
     if text is not None:
