@@ -23,12 +23,12 @@ from tests.commandline import done, refused
 from tests.graphs.builder import Builder
 
 
-def net(batch: int | str = "n", *, seed: int = 0, round_off: bool = False) -> onnx.ModelProto:
+def net(batch: int | str = "n", *, seed: int = 0, foreign: bool = False) -> onnx.ModelProto:
     """Two convolutions with BatchNormalizations that have seen smooth pictures, not white noise."""
     b = Builder(seed=seed)
     x = b.source("x", [batch, 3, 12, 12])
     y = b.op("Conv", x, b.weight(8, 3, 3, 3, fan_in=27), pads=[1, 1, 1, 1])
-    y = b.op("Round", y) if round_off else y
+    y = b.op("QuickGelu", y, domain="com.microsoft") if foreign else y
     y = b.op("Relu", norm(b, y, 8, "first"))
     y = b.op("Conv", y, b.weight(8, 8, 3, 3, fan_in=72), pads=[1, 1, 1, 1])
     y = b.op("GlobalAveragePool", b.op("Relu", norm(b, y, 8, "second")))
@@ -113,7 +113,7 @@ def test_samples_are_the_same_in_every_pass_and_for_every_reader() -> None:
 def test_feeds_of_a_fixed_size_have_the_statistics_together() -> None:
     model = net(batch=4)
     made = gp.samples("synthetic", gp.load(model), limit=16)
-    assert [f["x"].shape for f in made] == [(4, 3, 12, 12)] * 16
+    assert [f["x"].shape for f in made] == [(4, 3, 12, 12)] * 4
     white = np.mean([misfit(model, f["x"]) for f in gp.samples("random", gp.load(model), limit=16)])
     assert np.mean([misfit(model, f["x"]) for f in made]) < white / 2
 
@@ -135,8 +135,8 @@ def test_a_module_gets_samples_like_its_file(tmp_path: Path) -> None:
     assert norm.running_mean is not None
     assert norm.running_var is not None
     deviation = norm.running_var.sqrt()
-    assert float(((seen[0].mean((0, 2, 3)) - norm.running_mean) / deviation).abs().mean()) < 0.1
-    assert float((seen[0].std((0, 2, 3)) / deviation - 1).abs().mean()) < 0.1
+    assert float(((seen[0].mean((0, 2, 3)) - norm.running_mean) / deviation).abs().mean().detach()) < 0.1
+    assert float((seen[0].std((0, 2, 3)) / deviation - 1).abs().mean().detach()) < 0.1
 
 
 def test_integers_and_models_without_statistics_are_drawn() -> None:
@@ -169,8 +169,8 @@ def test_unmade_samples_can_be_pickled() -> None:
 
 
 def test_an_operator_without_a_gradient_is_named() -> None:
-    graph = gp.load(net(round_off=True))
-    with pytest.raises(InputError, match="Round"):
+    graph = gp.load(net(foreign=True))
+    with pytest.raises(InputError, match="QuickGelu"):
         list(gp.samples("synthetic", graph, limit=4))
 
 
@@ -192,8 +192,8 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     report = json.loads((tmp_path / "o.report.json").read_text())
     assert report["quality"]["samples"] == 40
     assert yaml.safe_load((tmp_path / "o.recipe.yaml").read_text())["data"] == "synthetic"
-    onnx.save(net(round_off=True), path)
-    refused(2, "Round", path, tmp_path / "p.onnx", "--macs", "60%", "--data", "synthetic")
+    onnx.save(net(foreign=True), path)
+    refused(2, "QuickGelu", path, tmp_path / "p.onnx", "--macs", "60%", "--data", "synthetic")
     assert not (tmp_path / "p.onnx").exists()
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from graphprune.calibration.adjoint import MEND
 from graphprune.calibration.gradients import gradients_of
 from graphprune.calibration.heads import Head
 from graphprune.calibration.layers import norms
@@ -26,6 +27,7 @@ from graphprune.data.drawn import Random
 from graphprune.data.records import Feed, Read, Records, Size, Spool
 from graphprune.data.sources import MADE, Made
 from graphprune.data.wanted import Layout
+from graphprune.errors import InputError
 from graphprune.graph.model import Array, Graph
 
 NAME = "synthetic"
@@ -125,14 +127,20 @@ class Synthetic:
 
     def _batch(self, first: int) -> list[Feed]:
         """Neighbouring samples, from one number on."""
-        self._fit = self._fit or _Fit(self._graph, self._aims, self._steps)
         draw = self._noise.reader()
         drawn = [dict(draw(k)) for k in range(first, min(first + self._step, len(self.sizes)))]
         if not self._join:
-            return self._fit(drawn)
+            return self._made(drawn)
         whole = {n: np.concatenate([d[n] for d in drawn]) if a.ndim else a for n, a in drawn[0].items()}
-        (made,) = self._fit([whole])
+        (made,) = self._made([whole])
         return [{n: a[k : k + 1] if a.ndim else a for n, a in made.items()} for k in range(len(drawn))]
+
+    def _made(self, feeds: list[Feed]) -> list[Feed]:
+        try:
+            self._fit = self._fit or _Fit(self._graph, self._aims, self._steps)
+            return self._fit(feeds)
+        except InputError as error:
+            raise InputError(f"{NAME} samples cannot be made: {str(error).removesuffix(f'; {MEND}')}") from None
 
 
 class _Fit:

@@ -31,6 +31,8 @@ class Random:
             shapes = {n: (1, *s[1:]) if s else s for n, s in shapes.items()}
         self._graph, self._seed = replace(graph, input_shapes=(shapes,)), seed
         each = size_of(self._draw(0), layout, self.name)
+        if layout.batch:
+            each = Size(layout.batch, each.key)  # whose samples count one by one
         self.sizes: list[Size] = [each] * -(-(COUNT if count is None else count) // each.rows)
 
     def _draw(self, k: int) -> Feed:
