@@ -11,7 +11,6 @@ from typing import TypeVar
 from weakref import WeakValueDictionary, finalize
 
 import numpy as np
-import onnx_ir as ir
 
 from graphprune.calibration.cache import Digest, model_key
 from graphprune.calibration.grams import Gram, Source
@@ -78,11 +77,6 @@ class Calibration:
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._files = 0
         self._held = [0]  # bytes of results in memory that somebody still has
-
-    @property
-    def on_files(self) -> bool:
-        """Whether the model is an ONNX model."""
-        return isinstance(self.deps.source.source, ir.Model)
 
     def need_labels(self) -> Array:
         """The labels, for a criterion that cannot do without.
