@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from graphprune.algebra.axis import Ids
 from graphprune.calibration import Calibration, Gram
-from graphprune.calibration.layers import Layer, layers, matrix
+from graphprune.calibration.layers import Layer, Norm, layers, matrix
 from graphprune.calibration.normal import Real, solved
 from graphprune.coupling.groups import DependencyGraph, Group
 from graphprune.importance.curve import Curve
@@ -140,7 +140,9 @@ def _sites(deps: DependencyGraph, layer: Layer, group: Group, gram: Gram) -> Ite
     labels = _labels(deps, layer)
     assert labels is not None
     weight = matrix(layer, deps.source.weights[layer.weight].read())
-    covariances = covariance(gram, centred=bool(layer.bias))
+    covariances = covariance(gram, centred=shiftable(layer))
+    if layer.norm is not None:  # what is lost counts as it comes out behind it
+        weight = weight * _gain(deps, layer.norm).reshape(len(weight), 1, -1)
     groups, inputs, _ = weight.shape
     per = len(labels) // groups
     taps = inputs // per
@@ -163,6 +165,17 @@ def _inverse(h: Real) -> Real:
     if len(h) > _WIDEST:
         return np.asarray(1.0 / np.maximum(np.diag(h) + _damping(h), _LEAST))
     return solved(h + _damping(h) * np.eye(len(h)), np.eye(len(h)))
+
+
+def shiftable(layer: Layer) -> bool:
+    """Whether a bias, or the mean of a BatchNormalization behind the layer, can make up for a mean that is lost."""
+    return bool(layer.bias) or layer.norm is not None
+
+
+def _gain(deps: DependencyGraph, norm: Norm) -> Real:
+    """What a BatchNormalization multiplies every output of a layer with."""
+    scale, variance = (deps.source.weights[n].read().astype(np.float64) for n in (norm.scale, norm.variance))
+    return np.asarray(scale / np.sqrt(variance + norm.epsilon))
 
 
 def covariance(gram: Gram, *, centred: bool) -> Real:

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 
 import numpy as np
+import onnx_ir as ir
 from numpy.typing import NDArray
 
 from graphprune.calibration import Calibration
 from graphprune.coupling.groups import DependencyGraph
 from graphprune.data.parts import divided, rows
+from graphprune.graph.model import Array
 from graphprune.importance.curve import Curve
-from graphprune.importance.obs import obs_curves, read_grams
+from graphprune.importance.obs import Grams, obs_curves, read_grams
 from graphprune.recover.evidence import Evidence, bent
 
 _SAMPLES = 128  # that trial cuts are compared on, about
 _MANY = 60  # groups beyond which each is tried at one width
+
+
+def _evidence(deps: DependencyGraph, grams: Grams, feeds: Sequence[Mapping[str, Array]]) -> Evidence:
+    if isinstance(deps.source.source, ir.Model):
+        return Evidence(deps, grams, feeds)
+    from graphprune.recover.evidence_torch import TorchEvidence
+
+    return TorchEvidence(deps, grams, feeds)
 
 
 def judged(
@@ -39,5 +49,5 @@ def judged(
     curves = [c or Curve.of_scores(g.units, scores) for c, g in zip(found, deps.groups, strict=True)]
     feeds = list(islice(judges, max(1, _SAMPLES // rows(next(iter(judges))))))
     shares = (0.4,) if len(curves) > _MANY else (0.25, 0.5)
-    made, _ = bent(deps, curves, Evidence(deps, grams, feeds), shares=shares, progress=progress)
+    made, _ = bent(deps, curves, _evidence(deps, grams, feeds), shares=shares, progress=progress)
     return made
