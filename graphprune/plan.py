@@ -16,10 +16,11 @@ from graphprune.coupling.factor import numbered
 from graphprune.coupling.fibres import Chosen, fibred
 from graphprune.coupling.groups import DependencyGraph
 from graphprune.errors import InputError
+from graphprune.graph.model import Bypass, Graph
 from graphprune.rules.edit import Kept
 
 VERSION = 1
-_OPTIONAL = ("io", "blocks", "shapes", "tied", "widths", "transient", "attributes", "modules")
+_OPTIONAL = ("bypassed", "io", "blocks", "shapes", "tied", "widths", "transient", "attributes", "modules")
 Listed = list[int] | list[list[int]]
 
 
@@ -72,6 +73,24 @@ class PlannedGroup(BaseModel):
     fibres: tuple[PlannedFibre, ...] = ()
 
 
+class PlannedBypass(BaseModel):
+    """A summand that is left out, with the branch that made it.
+
+    Attributes:
+        node: Name of the sum.
+        slot: Which of its operands.
+        value: Name of what the sum makes.
+        branch: Name of the operand.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    node: str
+    slot: int
+    value: str
+    branch: str
+
+
 class Plan(BaseModel):
     """A removal in original coordinates.
 
@@ -81,6 +100,7 @@ class Plan(BaseModel):
         before: Costs of the original ("macs", "params", "bytes").
         after: Costs that the removal leaves.
         groups: What each group loses; groups that lose nothing are left out.
+        bypassed: Summands that are left out before anything is cut; groups and weights are those of what remains.
         weights: Removed positions per weight and axis, ascending; a list of them for each block where every
             block loses its own. A shared constant has an entry per use, "name@node:input".
         io: Removed positions per axis of graph inputs and outputs that were allowed to shrink.
@@ -100,6 +120,7 @@ class Plan(BaseModel):
     before: dict[str, int] = {}
     after: dict[str, int] = {}
     groups: tuple[PlannedGroup, ...] = ()
+    bypassed: tuple[PlannedBypass, ...] = ()
     weights: dict[str, dict[int, Listed]] = {}
     io: dict[str, dict[int, list[int]]] = {}
     blocks: dict[str, dict[int, PlannedBlocks]] = {}
@@ -125,6 +146,9 @@ class Plan(BaseModel):
             if isinstance(data[part], dict):
                 entries = ",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in data[part].items())
                 lines.append(f' "{part}": {{\n{entries}\n }}')
+            elif part == "bypassed":
+                entries = ",\n".join(f"  {json.dumps(b)}" for b in data[part])
+                lines.append(f' "{part}": [\n{entries}\n ]')
             else:
                 lines.append(f' "{part}": {json.dumps(data[part])}')
         return "{\n" + ",\n".join(lines) + "\n}\n"
@@ -145,6 +169,17 @@ class Plan(BaseModel):
             first = error.errors()[0]
             where = ".".join(str(p) for p in first["loc"]) or "the file"
             raise InputError(f"{path}: not a graphprune plan of version {VERSION} ({where}: {first['msg']})") from None
+
+
+def shortened(graph: Graph, plan: Plan) -> Graph:
+    """The graph without the branches that a plan bypasses.
+
+    Raises:
+        InputError: It has no such sums, or is no ONNX model.
+    """
+    from graphprune.graph.bypass import bypassed
+
+    return bypassed(graph, [Bypass(**b.model_dump()) for b in plan.bypassed])
 
 
 def is_lossless(plan: Plan) -> bool:
@@ -180,7 +215,7 @@ def planned_cut(deps: DependencyGraph, plan: Plan) -> Cut:
     deps = fibred(deps, list(_replayed(deps.shared or deps, plan)))
     cut = deps.cut(_planned_units(deps, plan))
     _check_fit(plan, cut)
-    if not cut.removed.any():
+    if not cut.removed.any() and not plan.bypassed:
         raise InputError(f"{deps.source.name}: the plan removes nothing")
     return cut
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
-
-import numpy as np
 
 from graphprune.algebra.axis import Ids
 from graphprune.budget.pace import Timing
 from graphprune.budget.planner import Planner
 from graphprune.budget.translate import translated
-from graphprune.cost.model import CostModel, Costs
+from graphprune.cost.model import CostModel, Costs, whole_costs
 from graphprune.coupling.cut import Cut
 from graphprune.coupling.groups import DependencyGraph, analyze
 from graphprune.data import Samples
@@ -22,7 +20,7 @@ from graphprune.errors import InfeasibleError, InputError, NothingToPruneError, 
 from graphprune.folding.analysis import Folding
 from graphprune.graph.model import Graph
 from graphprune.graph.run import CannotRun
-from graphprune.plan import Plan, is_lossless, planned_cut
+from graphprune.plan import Plan, PlannedBypass, is_lossless, planned_cut, shortened
 from graphprune.recover.judge import judged
 from graphprune.recover.steps import AUTO, Recovery, recover, step_names
 from graphprune.verify.bisect import culprits
@@ -75,9 +73,15 @@ def fitted(source: Graph | DependencyGraph, ready: Plan) -> tuple[DependencyGrap
     Raises:
         InputError: The plan was made on another form of the model and cannot be told here.
     """
+    if isinstance(source, DependencyGraph) and ready.bypassed != _bypassed(source.source):
+        source = source.source.origin
     if isinstance(source, Graph):
-        source = analyze(replace(source, equal=()), ready.allow_io)
+        source = analyze(replace(shortened(source, ready), equal=()), ready.allow_io)
     return source, translated(source, ready)
+
+
+def _bypassed(graph: Graph) -> tuple[PlannedBypass, ...]:
+    return tuple(PlannedBypass(**asdict(b)) for b in graph.bypassed)
 
 
 def folded_cut(deps: DependencyGraph, ready: Plan) -> Cut:
@@ -103,8 +107,7 @@ def replay(
     progress("rewrite")
     model = dialect.rewrite(cut)
     dialect.stamp(model, ready, verified=check)
-    cost = CostModel(deps)
-    before, after = cost.costs(np.zeros_like(cut.removed)), cost.costs(cut.removed)
+    before, after = whole_costs(deps), CostModel(deps).costs(cut.removed)
     progress("verify")
     against = is_lossless(ready)
     verdict = dialect.verify(cut, model, feeds=feeds, samples=samples, lossless=against) if check else None

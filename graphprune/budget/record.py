@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from graphprune.coupling.factor import numbered
 from graphprune.coupling.groups import DependencyGraph, Group
 from graphprune.graph.model import Graph
 from graphprune.graph.modules import renamed
-from graphprune.plan import Listed, Plan, PlannedBlocks, PlannedFibre, PlannedGroup, positions
+from graphprune.plan import Listed, Plan, PlannedBlocks, PlannedBypass, PlannedFibre, PlannedGroup, positions
 
 
 def make_plan(
@@ -48,10 +49,11 @@ def make_plan(
         before=dict(before),
         after=dict(after),
         groups=tuple(groups),
+        bypassed=tuple(PlannedBypass(**asdict(b)) for b in deps.source.bypassed),
         weights=weights,
         io=cut.io(),
         blocks=blocks,
-        shapes={w.name: w.shape for w in deps.source.weights.values() if w.shape},
+        shapes={w.name: w.shape for w in ({**deps.source.origin.weights, **deps.source.weights}).values() if w.shape},
         tied=dict(getattr(deps.source.source, "tied", {})),
         transient=_transient(deps.source),
         widths=_widths(deps, cut),

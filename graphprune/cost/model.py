@@ -14,7 +14,7 @@ from graphprune.cost.lengths import Lengths
 from graphprune.cost.measure import Measure, padded, product, products
 from graphprune.cost.memory import memory
 from graphprune.coupling.cut import Mask
-from graphprune.coupling.groups import DependencyGraph
+from graphprune.coupling.groups import DependencyGraph, analyze
 from graphprune.graph.model import Weight
 
 
@@ -58,7 +58,7 @@ class CostModel:
             macs.append(self.lengths.term(float(term.factor), term.axes))
             self.nodes.append(term.node)
         params = [
-            (self.lengths.term(*self._elements(name, weight)), _itemsize(weight)) for name, weight in _stored(deps)
+            (self.lengths.term(*self._elements(name, weight)), itemsize(weight)) for name, weight in _stored(deps)
         ]
         for axes in deps.types.values():
             for axis in axes:
@@ -115,6 +115,13 @@ class CostModel:
         return float(values[free].sum()) / total if total else 0.0
 
 
+def whole_costs(deps: DependencyGraph) -> Costs:
+    """Costs of the original, with the branches that were bypassed."""
+    if deps.source.whole_graph is not None:
+        deps = analyze(deps.source.whole_graph, deps.allow_io)
+    return CostModel(deps).costs(np.zeros(deps.state.store.count, bool))
+
+
 def _stored(deps: DependencyGraph) -> Iterable[tuple[str, Weight]]:
     """Every stored tensor once, under the name that carries its labels."""
     chosen: dict[str, tuple[str, Weight]] = {}
@@ -124,5 +131,6 @@ def _stored(deps: DependencyGraph) -> Iterable[tuple[str, Weight]]:
     return chosen.values()
 
 
-def _itemsize(weight: Weight) -> float:
+def itemsize(weight: Weight) -> float:
+    """Bytes of an element."""
     return float(ir.DataType[weight.dtype.upper()].itemsize) if weight.dtype != "string" else 0.0
