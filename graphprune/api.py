@@ -64,6 +64,7 @@ def plan(
     width: Sequence[str] = (),
     equal: Sequence[str] = (),
     allocation: str = "auto",
+    depth: str | int | None = None,
 ) -> Plan:
     """Decide what to remove.
 
@@ -101,6 +102,8 @@ def plan(
         equal: Patterns whose groups keep the same width; with brackets, one class for each text captured.
         allocation: "solver" loses least under all limits, "global" ranks all units, "uniform" takes the same share of
             every group; "auto" is the solver where losses were measured, else the ranking.
+        depth: Whether branches of residual sums may be left out, where the outputs lose less by that than by cutting
+            widths: "auto", at most so many, or "only" them.
 
     Raises:
         InputError: An option cannot be read or a pattern matches nothing, or constraints contradict each other.
@@ -134,6 +137,7 @@ def plan(
         "width": tuple(width),
         "equal": tuple(equal),
         "allocation": allocation,
+        "depth": depth,
     }
     options |= {k: v for k, v in {"align": align, "max_ratio": max_ratio}.items() if v is not None}
     return prepared(deps, options).plan()

@@ -15,6 +15,8 @@ from graphprune.cost.model import CostModel, Costs, whole_costs
 from graphprune.coupling.cut import Cut
 from graphprune.coupling.groups import DependencyGraph, analyze
 from graphprune.data import Samples
+from graphprune.depth.choice import deepened
+from graphprune.depth.option import read_depth
 from graphprune.dialect import Dialect, dialect_of
 from graphprune.errors import InfeasibleError, InputError, NothingToPruneError, VerificationError
 from graphprune.folding.analysis import Folding
@@ -119,9 +121,24 @@ def replay(
 def prepared(deps: DependencyGraph, options: Mapping[str, Any], progress: Progress = lambda _: None) -> Planner:
     """A planner that knows what every group costs in quality, as far as its criterion measures that.
 
+    With the option "depth" it plans on the model without the branches that are better left out.
+
     Raises:
         InputError: An option is unknown or cannot be read.
+        InfeasibleError: The target cannot be met with any branches left out.
+        NothingToPruneError: There is nothing to leave out.
     """
+    rest = {k: v for k, v in options.items() if k != "depth"}
+    depth = read_depth(options.get("depth"))
+    if depth is None:
+        return _prepared(deps, rest, progress)
+    planner = deepened(deps, rest, depth, partial(_prepared, progress=progress), progress)
+    planner.recipe["depth"] = options["depth"]
+    return planner
+
+
+def _prepared(deps: DependencyGraph, options: Mapping[str, Any], progress: Progress = lambda _: None) -> Planner:
+    """A planner of widths."""
     planner = Planner.from_options(deps, options)
     if planner.by_curves and planner.calibration is not None:
         progress("calibrate")

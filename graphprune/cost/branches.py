@@ -57,10 +57,15 @@ class Branches:
         """What goes with some branches; what several of them hold counts once."""
         branches = list(branches)
         nodes = {n for b in branches for n in b.nodes}
-        weights = [self._weights[n] for n, users in self._users.items() if n in self._weights and users <= nodes]
+        weights = [self._weights[n] for n in self.weights(*branches)]
         sizes = [int(np.prod(w.shape, dtype=np.int64)) for w in weights]
         return Saving(
             macs=sum(self._macs.get(n, 0) for n in nodes),
             params=sum(sizes),
             bytes=int(sum(n * itemsize(w) for n, w in zip(sizes, weights, strict=True))),
         )
+
+    def weights(self, *branches: Branch) -> list[str]:
+        """Stored tensors that only some branches read, by their names in the file."""
+        nodes = {n for b in branches for n in b.nodes}
+        return [n for n, users in self._users.items() if n in self._weights and users <= nodes]

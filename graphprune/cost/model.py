@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -47,12 +47,14 @@ class CostModel:
     Attributes:
         lengths: The kept lengths that costs are functions of.
         measures: Every cost by name; another one, such as a time, is put beside them.
+        original: Costs by name of the model before branches were bypassed, empty where none were.
     """
 
     def __init__(self, deps: DependencyGraph) -> None:
         self._deps = deps
         self.lengths = Lengths(deps)
         self.nodes: list[str] = []
+        self.original: Mapping[str, int] = {}
         macs: list[tuple[float, list[int]]] = []
         for term in deps.state.macs:
             macs.append(self.lengths.term(float(term.factor), term.axes))

@@ -30,25 +30,30 @@ def bypassed(graph: Graph, chosen: Iterable[Bypass]) -> Graph:
     Raises:
         InputError: The model has no such sum, or nothing would be left of it.
     """
-    origin = graph.origin
     every = tuple(dict.fromkeys([*graph.bypassed, *chosen]))
     if not every:
         return graph
-    if not isinstance(origin.source, ir.Model):
-        raise InputError(f"{origin.name}: branches can be bypassed in ONNX files only; export the module")
-    model: ir.Model = origin.source.clone()
+    origin = graph.origin
+    return replace(reread(bypassed_model(origin, every), origin), bypassed=every, whole_graph=origin)
+
+
+def bypassed_model(graph: Graph, chosen: Iterable[Bypass]) -> ir.Model:
+    """The model of a whole graph without some summands, see :func:`bypassed`."""
+    if not isinstance(graph.source, ir.Model):
+        raise InputError(f"{graph.name}: branches can be bypassed in ONNX files only; export the module")
+    model: ir.Model = graph.source.clone()
     named = list(source_nodes(model))
     for name, node in named:
         node.name = name  # so that nodes keep the names that statistics, plans and messages know them by
     nodes = dict(named)
     slots: dict[str, set[int]] = {}
-    for bypass in every:
-        _check(origin, nodes.get(bypass.node), bypass)
+    for bypass in chosen:
+        _check(graph, nodes.get(bypass.node), bypass)
         slots.setdefault(bypass.node, set()).add(bypass.slot)
     for name, gone in slots.items():
         if nodes[name].graph is not None:
             _leave_out(nodes[name], gone)
-    return replace(reread(model, origin), bypassed=every, whole_graph=origin)
+    return model
 
 
 def _check(graph: Graph, node: ir.Node | None, bypass: Bypass) -> None:
@@ -126,11 +131,8 @@ def main_nodes(graph: Graph) -> set[str]:
     return {name for name, node in source_nodes(graph.source) if node.graph is graph.source.graph}
 
 
-def stand_ins(graph: Graph) -> dict[str, str]:
-    """Values of a graph that everything reads in the place of another value of the original, with that one's name.
-
-    What is in front of a bypassed branch is read as what was behind it; so it should become like that.
-    """
+def rerouted(graph: Graph) -> dict[str, set[str]]:
+    """Values that are read in the place of others, each with all that its readers read in the original."""
     if graph.whole_graph is None:
         return {}
     meant: dict[str, set[str]] = {}
@@ -139,8 +141,28 @@ def stand_ins(graph: Graph) -> dict[str, str]:
         if node.name in whole:
             for mine, theirs in _operands(node, whole[node.name], graph.bypassed):
                 meant.setdefault(mine, set()).add(theirs)
-    kept = {*graph.inputs, *graph.outputs, *graph.weights, *graph.constants, *graph.varying, ""}
-    return {mine: next(iter(found)) for mine, found in meant.items() if len(found) == 1 and mine not in kept | found}
+    kept = {*graph.inputs, *graph.weights, *graph.constants, *graph.varying, ""}
+    return {mine: found for mine, found in meant.items() if mine not in kept and found != {mine}}
+
+
+def stand_ins(graph: Graph) -> dict[str, str]:
+    """Values of a graph that everything reads in the place of one other value of the original, with that one's name.
+
+    What is in front of a bypassed branch is read as what was behind it; so it should become like that. A Relu that
+    only Relus read passes this on to what it reads.
+    """
+    out = {mine: next(iter(found)) for mine, found in rerouted(graph).items() if len(found) == 1}
+    out = {mine: name for mine, name in out.items() if mine not in graph.outputs}
+    users: dict[str, list[Node]] = {}
+    for node in graph.nodes if out else ():
+        for name in {*node.inputs, *node.captures}:
+            users.setdefault(name, []).append(node)
+    for node in reversed(graph.nodes if out else ()):
+        meant, read = out.get(node.outputs[0]), node.inputs[0] if node.inputs else ""
+        passed = node.op == "Relu" and all(u.op == "Relu" for u in users.get(node.outputs[0], ()))
+        if meant and passed and users[read] == [node] and read not in graph.outputs:
+            out[read] = meant
+    return out
 
 
 def _operands(node: Node, whole: Node, every: Iterable[Bypass]) -> Iterator[tuple[str, str]]:

@@ -63,7 +63,8 @@ class Evidence:
 
     def __post_init__(self) -> None:
         self._layers = {x.name: x for x in layers(self.deps.source)}
-        self._wanted = _outputs(Runner(self.deps.source.source), self.feeds, self.deps.source)
+        origin = self.deps.source.origin
+        self._wanted = _outputs(Runner(origin.source), self.feeds, origin)
 
     def measure(self, units: Array) -> float:
         """Error of the outputs when some units leave and the layers that read them make up for it."""

@@ -132,7 +132,7 @@ def recover(
     """
     train, held = _Part(samples, held=False), _Part(samples, held=True)
     judges: Feeds = held if len(held) else train
-    source, example = cut.deps.source, next(iter(samples))
+    source, example = cut.deps.source.origin, next(iter(samples))
     wanted = _wanted(cut, judges)
     small = copied(source, model, example)
     error = first = _error(source, small, judges, wanted)
@@ -165,7 +165,7 @@ class _Part:
 
 
 def _wanted(cut: Cut, feeds: Feeds) -> list[list[np.ndarray]]:
-    graph = cut.deps.source
+    graph = cut.deps.source.origin
     run, places = runner(graph), float_outputs(graph)
     return [[box(cut, graph.outputs[i], np.asarray(made[i])) for i in places] for made in map(run, feeds)]
 
