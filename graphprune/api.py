@@ -114,21 +114,13 @@ def plan(
     refuse_nan(deps.source)
     if not isinstance(data, Calibration | Samples):
         data = given_samples(data, deps.source, None, seed, None)
+    targets = {"macs": macs, "params": params, "size": size, "memory": memory, "latency": latency, "ratio": ratio}
+    timing = {"threads": threads, "provider": provider, "latency_table": latency_table}
+    scoring = {"criterion": criterion, "aggregate": aggregate, "normalise": normalise, "data": data, "seed": seed}
     options: dict[str, Any] = {
-        "macs": macs,
-        "params": params,
-        "size": size,
-        "memory": memory,
-        "latency": latency,
-        "threads": threads,
-        "provider": provider,
-        "latency_table": latency_table,
-        "ratio": ratio,
-        "criterion": criterion,
-        "aggregate": aggregate,
-        "normalise": normalise,
-        "data": data,
-        "seed": seed,
+        **targets,
+        **timing,
+        **scoring,
         "lossless": lossless,
         "min_channels": min_channels,
         "ignore": tuple(ignore),
@@ -290,7 +282,9 @@ def prune(
     if from_plan:
         result = replay(*fitted(graph, from_plan), check, feeds, 1, progress)
     else:
-        result = search(analyze(graph, allow_io=allow_io), {**options, "data": given}, check, feeds, 1, progress)
+        result = search(
+            analyze(graph, allow_io=allow_io), {**options, "data": given, "recover": recover}, check, feeds, 1, progress
+        )
     if not from_plan or recover != "auto":  # a plan carried out gives the same bytes each time
         result = recovered(result, given, recover, progress, seed=options.get("seed", 0))
     progress("measure")

@@ -16,7 +16,7 @@ from graphprune.coupling.factor import numbered
 from graphprune.coupling.fibres import Chosen, fibred
 from graphprune.coupling.groups import DependencyGraph
 from graphprune.errors import InputError
-from graphprune.graph.model import Bypass, Graph
+from graphprune.graph.model import Bypass
 from graphprune.rules.edit import Kept
 
 VERSION = 1
@@ -73,24 +73,6 @@ class PlannedGroup(BaseModel):
     fibres: tuple[PlannedFibre, ...] = ()
 
 
-class PlannedBypass(BaseModel):
-    """A summand that is left out, with the branch that made it.
-
-    Attributes:
-        node: Name of the sum.
-        slot: Which of its operands.
-        value: Name of what the sum makes.
-        branch: Name of the operand.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    node: str
-    slot: int
-    value: str
-    branch: str
-
-
 class Plan(BaseModel):
     """A removal in original coordinates.
 
@@ -120,7 +102,7 @@ class Plan(BaseModel):
     before: dict[str, int] = {}
     after: dict[str, int] = {}
     groups: tuple[PlannedGroup, ...] = ()
-    bypassed: tuple[PlannedBypass, ...] = ()
+    bypassed: tuple[Bypass, ...] = ()
     weights: dict[str, dict[int, Listed]] = {}
     io: dict[str, dict[int, list[int]]] = {}
     blocks: dict[str, dict[int, PlannedBlocks]] = {}
@@ -169,17 +151,6 @@ class Plan(BaseModel):
             first = error.errors()[0]
             where = ".".join(str(p) for p in first["loc"]) or "the file"
             raise InputError(f"{path}: not a graphprune plan of version {VERSION} ({where}: {first['msg']})") from None
-
-
-def shortened(graph: Graph, plan: Plan) -> Graph:
-    """The graph without the branches that a plan bypasses.
-
-    Raises:
-        InputError: It has no such sums, or is no ONNX model.
-    """
-    from graphprune.graph.bypass import bypassed
-
-    return bypassed(graph, [Bypass(**b.model_dump()) for b in plan.bypassed])
 
 
 def is_lossless(plan: Plan) -> bool:

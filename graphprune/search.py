@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -20,9 +20,10 @@ from graphprune.depth.option import read_depth
 from graphprune.dialect import Dialect, dialect_of
 from graphprune.errors import InfeasibleError, InputError, NothingToPruneError, VerificationError
 from graphprune.folding.analysis import Folding
+from graphprune.graph.bypass import bypassed
 from graphprune.graph.model import Graph
 from graphprune.graph.run import CannotRun
-from graphprune.plan import Plan, PlannedBypass, is_lossless, planned_cut, shortened
+from graphprune.plan import Plan, is_lossless, planned_cut
 from graphprune.recover.judge import judged
 from graphprune.recover.steps import AUTO, Recovery, recover, step_names
 from graphprune.verify.bisect import culprits
@@ -75,15 +76,11 @@ def fitted(source: Graph | DependencyGraph, ready: Plan) -> tuple[DependencyGrap
     Raises:
         InputError: The plan was made on another form of the model and cannot be told here.
     """
-    if isinstance(source, DependencyGraph) and ready.bypassed != _bypassed(source.source):
+    if isinstance(source, DependencyGraph) and ready.bypassed != source.source.bypassed:
         source = source.source.origin
     if isinstance(source, Graph):
-        source = analyze(replace(shortened(source, ready), equal=()), ready.allow_io)
+        source = analyze(replace(bypassed(source, ready.bypassed), equal=()), ready.allow_io)
     return source, translated(source, ready)
-
-
-def _bypassed(graph: Graph) -> tuple[PlannedBypass, ...]:
-    return tuple(PlannedBypass(**asdict(b)) for b in graph.bypassed)
 
 
 def folded_cut(deps: DependencyGraph, ready: Plan) -> Cut:
@@ -121,20 +118,21 @@ def replay(
 def prepared(deps: DependencyGraph, options: Mapping[str, Any], progress: Progress = lambda _: None) -> Planner:
     """A planner that knows what every group costs in quality, as far as its criterion measures that.
 
-    With the option "depth" it plans on the model without the branches that are better left out.
+    With the option "depth" it plans on the model without the branches that are better left out; "recover" says then
+    what the result will go through.
 
     Raises:
         InputError: An option is unknown or cannot be read.
         InfeasibleError: The target cannot be met with any branches left out.
         NothingToPruneError: There is nothing to leave out.
     """
-    rest = {k: v for k, v in options.items() if k != "depth"}
+    rest = {k: v for k, v in options.items() if k not in ("depth", "recover")}
     depth = read_depth(options.get("depth"))
     if depth is None:
         return _prepared(deps, rest, progress)
-    planner = deepened(deps, rest, depth, partial(_prepared, progress=progress), progress)
-    planner.recipe["depth"] = options["depth"]
-    return planner
+    base = _prepared(deps, rest, progress) if depth.widths else Planner.from_options(deps, rest)
+    base.recipe["depth"] = options["depth"]
+    return deepened(base, rest, depth, progress, step_names(options.get("recover", AUTO)))
 
 
 def _prepared(deps: DependencyGraph, options: Mapping[str, Any], progress: Progress = lambda _: None) -> Planner:

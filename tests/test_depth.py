@@ -15,7 +15,7 @@ from onnx import ModelProto, helper, numpy_helper
 
 import graphprune as gp
 from graphprune.coupling.branches import find_branches
-from graphprune.errors import InputError
+from graphprune.errors import InfeasibleError, InputError, NothingToPruneError
 from graphprune.graph.bypass import bypassed, stand_ins
 from graphprune.graph.model import Array, Bypass
 from graphprune.rewrite.onnx import rewrite
@@ -188,8 +188,9 @@ def test_what_stands_in_for_what() -> None:
     found = find_branches(graph)
     one, both = bypassed(graph, [found[0].bypass]), bypassed(graph, [b.bypass for b in found])
     assert stand_ins(graph) == {}
-    assert stand_ins(one) == {found[0].skip[0]: found[0].bypass.value}
-    assert set(stand_ins(both)) <= {v for b in found for v in b.skip}
+    skip, total = found[0].skip[0], found[0].bypass.value
+    assert stand_ins(one) == {skip: total, "Conv_1_out0": total}  # Relu of Relu: what the first one reads as well
+    assert set(stand_ins(both)) == {"Conv_1_out0", *(v for b in found for v in b.skip)}
 
 
 def test_two_steps_are_as_one() -> None:
@@ -240,3 +241,160 @@ def test_random_residual_graphs(data: st.DataObject) -> None:
     units = np.concatenate([g.units[: g.size // 2] for g in deps.groups])
     cut = deps.cut(units)
     assert verify_cut(cut, rewrite(cut)).passed
+
+
+# -- branches against widths -------------------------------------------------------------------------------------------
+
+
+def planted(dead: int = 1, count: int = 3, n: int = 8) -> ModelProto:
+    """A residual net with one branch whose last layer gives zero."""
+    model = resnet(count, n)
+    for tensor in model.graph.initializer:
+        if tensor.name in {f"block{dead}.b.bn.{part}" for part in ("gamma", "beta")}:
+            tensor.CopyFrom(numpy_helper.from_array(np.zeros(n, np.float32), tensor.name))
+    return model
+
+
+def at_sum(model: ModelProto, block: int) -> str:
+    """Name of the sum that ends a block."""
+    return [n.name for n in model.graph.node if n.op_type == "Add"][block]
+
+
+def test_a_branch_that_gives_nothing_goes_first_and_costs_nothing() -> None:
+    model = planted()
+    result = gp.prune(model, macs="80%", depth="auto", align=1)
+    assert [b.node for b in result.plan.bypassed] == [at_sum(model, 1)]
+    assert result.plan.groups == ()
+    given_feed = feed(model)
+    assert same(outputs(model, given_feed), outputs(proto_of(result.model), given_feed))
+    assert result.verdict is not None
+    assert result.verdict.passed
+
+
+def proto_of(model: Any) -> ModelProto:
+    import onnx_ir as ir
+
+    return ir.to_proto(model)
+
+
+def measured(model: Any) -> Any:
+    """Costs of a written model, as a file that knows nothing of how it came about."""
+    deps = gp.analyze(proto_of(model))
+    from graphprune.cost.model import CostModel
+
+    return CostModel(deps).costs(np.zeros(deps.state.store.count, bool))
+
+
+@pytest.mark.parametrize("depth", ["auto", "2", "only"])
+@pytest.mark.parametrize("make", [resnet, transformer, nested])
+def test_costs_are_those_of_the_file_and_the_target_holds(make: Any, depth: str) -> None:
+    result = gp.prune(make(), macs="75%", depth=depth, align=1)
+    assert result.after == measured(result.model)
+    assert result.before == measured(gp.load(make()).source)
+    assert result.after.macs <= 0.75 * result.before.macs
+    assert len(result.plan.bypassed) <= 2 or depth != "2"
+    if depth == "only":
+        assert result.plan.groups == ()
+        assert result.plan.bypassed
+
+
+def test_every_target_holds_at_once() -> None:
+    result = gp.prune(resnet(4), macs="60%", params="70%", memory="90%", depth="auto", align=1)
+    assert result.after == measured(result.model)
+    assert result.after.params <= 0.7 * result.before.params
+    assert result.after.memory <= 0.9 * result.before.memory
+
+
+def test_widths_and_branches_together_equal_the_masked_original() -> None:
+    """Beyond what branches alone can save both are removed; the plan is replayed and verified from its file."""
+    model = resnet(3)
+    result = gp.prune(model, macs="25%", depth="auto", align=1, max_ratio=0.5)
+    assert result.plan.bypassed
+    assert result.plan.groups
+    assert result.verdict is not None
+    assert result.verdict.passed
+
+
+def test_a_plan_goes_through_json_and_replays(tmp_path: Any) -> None:
+    model = planted()
+    result = gp.prune(model, macs="50%", depth="auto", align=1)
+    path = tmp_path / "plan.json"
+    path.write_text(result.plan.to_json())
+    again = gp.Plan.read(path)
+    assert again.to_json() == result.plan.to_json()
+    assert again.bypassed
+    made = gp.apply(model, path)
+    assert proto_of(made).graph == proto_of(result.model).graph
+    assert gp.verify(model, proto_of(made), path).passed
+    replayed = gp.prune(model, from_plan=again)
+    assert (replayed.before, replayed.after) == (result.before, result.after)
+    with pytest.raises(InputError, match="no such sum"):
+        gp.apply(transformer(), path)
+
+
+def test_a_wrong_bypass_does_not_verify() -> None:
+    """The verdict compares with the whole model: a file without another branch is not what the plan says."""
+    model = resnet(3)
+    graph = gp.load(model)
+    a, b = (x.bypass for x in find_branches(graph)[:2])
+    deps = gp.analyze(bypassed(graph, [a]))
+    other = gp.analyze(bypassed(graph, [b]))
+    units = np.zeros(0, np.int32)
+    assert verify_cut(deps.cut(units), rewrite(deps.cut(units))).passed
+    assert not verify_cut(deps.cut(units), rewrite(other.cut(units))).passed
+
+
+def test_families_stay_nested() -> None:
+    model = resnet(4)
+    large, middle, small = gp.family(model, macs=["80%", "50%", "25%"], depth="auto", align=1)
+    for big, less in ((large, middle), (middle, small)):
+        assert set(big.plan.bypassed) <= set(less.plan.bypassed)
+        gone = {t.name for t in proto_of(big.model).graph.initializer}
+        assert {t.name for t in proto_of(less.model).graph.initializer} <= gone
+        for name, axes in big.plan.weights.items():
+            if name in {t.name for t in proto_of(less.model).graph.initializer}:
+                for axis, positions in axes.items():
+                    assert set(positions) <= set(less.plan.weights[name][axis])
+    assert small.plan.bypassed
+    assert all(r.verdict is not None and r.verdict.passed for r in (large, middle, small))
+
+
+def test_what_is_ignored_stays() -> None:
+    model = planted(1)
+    result = gp.prune(model, macs="80%", depth="auto", align=1, ignore=[r"block1\."])
+    assert at_sum(model, 1) not in {b.node for b in result.plan.bypassed}
+    result = gp.prune(model, macs="80%", depth="only", only=[r"block[01]\."])
+    assert {b.node for b in result.plan.bypassed} <= {at_sum(model, 0), at_sum(model, 1)}
+
+
+def test_no_branch_and_no_cost() -> None:
+    b = Builder("plain")
+    x = b.conv_relu(b.source("x", [1, 3, 8, 8]), 3, 8)
+    model = b.build(b.classifier(b.conv_relu(x, 8, 8), 8))
+    result = gp.prune(model, macs="50%", depth="auto", align=1)
+    assert any("no branch" in note for note in result.notes)
+    with pytest.raises(NothingToPruneError, match="no branch"):
+        gp.prune(model, macs="50%", depth="only")
+    with pytest.raises(InputError, match="--depth needs a cost"):
+        gp.prune(resnet(), ratio=0.3, depth="auto")
+    with pytest.raises(InputError, match="--depth maybe"):
+        gp.prune(resnet(), macs="50%", depth="maybe")
+
+
+def test_out_of_reach_of_both() -> None:
+    with pytest.raises(InfeasibleError, match="best reachable"):
+        gp.prune(resnet(), macs="0.1%", depth="auto", align=1)
+    with pytest.raises(InfeasibleError, match="best reachable"):
+        gp.prune(resnet(), macs="5%", depth="only")
+
+
+def test_recovery_aims_at_the_original() -> None:
+    """A branch that is linear in what the layer in front can reach is made up for, which the cut alone is not."""
+    model = resnet(3)
+    rng = np.random.default_rng(0)
+    data = {"x": rng.standard_normal((96, 3, 12, 12)).astype(np.float32)}
+    result = gp.prune(model, macs="70%", depth="only", data=data)
+    assert result.recovery is not None
+    assert result.recovery.error < 0.7 * result.recovery.cut
+    assert result.verdict is not None
+    assert result.verdict.passed

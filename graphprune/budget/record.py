@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from graphprune.coupling.factor import numbered
 from graphprune.coupling.groups import DependencyGraph, Group
 from graphprune.graph.model import Graph
 from graphprune.graph.modules import renamed
-from graphprune.plan import Listed, Plan, PlannedBlocks, PlannedBypass, PlannedFibre, PlannedGroup, positions
+from graphprune.plan import Listed, Plan, PlannedBlocks, PlannedFibre, PlannedGroup, positions
 
 
 def make_plan(
@@ -49,7 +48,7 @@ def make_plan(
         before=dict(before),
         after=dict(after),
         groups=tuple(groups),
-        bypassed=tuple(PlannedBypass(**asdict(b)) for b in deps.source.bypassed),
+        bypassed=deps.source.bypassed,
         weights=weights,
         io=cut.io(),
         blocks=blocks,

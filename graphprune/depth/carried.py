@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from graphprune.algebra.axis import Ids
+from graphprune.budget.planner import Planner
 from graphprune.coupling.cut import Mask
 from graphprune.coupling.groups import DependencyGraph
 from graphprune.importance.curve import Curve
@@ -76,3 +77,17 @@ def carried_mask(old: DependencyGraph, gone: Mask, new: DependencyGraph) -> Mask
     """The units of a graph that lie where the units of another one were removed."""
     known = same_units(old, new)
     return np.asarray(gone[known] & (known > 0))
+
+
+def take_over(planner: Planner, gone: Mask) -> None:
+    """Let a planner remove what a larger solution removed: these units come first in every group.
+
+    Args:
+        planner: The planner; its scores, curves and what is gone are changed.
+        gone: Bool per unit id.
+    """
+    planner.gone = gone
+    planner.scores[gone] = np.minimum(planner.scores[gone], 0.0) - 1.0
+    if planner.curves is not None:
+        first = [np.argsort(~gone[c.order], kind="stable") for c in planner.curves]
+        planner.curves = [Curve(c.order[p], c.loss) for c, p in zip(planner.curves, first, strict=True)]

@@ -44,13 +44,14 @@ class Trials:
     """Compares models with the original on some inputs.
 
     Args:
-        graph: The original.
+        graph: The original, or a graph that bypasses branches of it already.
         feeds: The inputs.
     """
 
     def __init__(self, graph: Graph, feeds: Sequence[Mapping[str, Array]]) -> None:
-        self.graph, self.feeds = graph, feeds
-        self._places = float_outputs(graph)
+        self.graph, self.feeds = graph.origin, feeds
+        self._less = graph.bypassed
+        self._places = float_outputs(self.graph)
         self._wanted = self._outputs(None)
         self._known: dict[frozenset[Bypass], float] = {}
 
@@ -62,10 +63,10 @@ class Trials:
             return float("inf")
 
     def without(self, bypasses: Sequence[Bypass]) -> float:
-        """The same for the original without some branches."""
+        """The same for the graph without some branches."""
         key = frozenset(bypasses)
         if key not in self._known:
-            self._known[key] = self.error(bypassed_model(self.graph, bypasses))
+            self._known[key] = self.error(bypassed_model(self.graph, [*self._less, *bypasses]))
         return self._known[key]
 
     def _outputs(self, model: object | None) -> list[list[Array]]:
@@ -86,21 +87,24 @@ def ordered(
     Args:
         branches: The branches.
         trials: Measures models.
-        needed: What has to be saved of "macs", "params" and "bytes"; costs that branches do not say are left out.
+        needed: What has to be saved of "macs", "params" and "bytes".
         most: Branches at most.
         progress: Called with the branch that is tried.
     """
     waiting: list[tuple[float, int, Branch]] = []
-    for branch in branches.found:
+    start = trials.without([])
+    for branch in branches.found if most is None or most > 0 else ():
         progress(f"without {branch.name}")
-        price = trials.without([branch.bypass]) / max(_share(branches.saving([branch]), needed), _TINY)
+        price = max(trials.without([branch.bypass]) - start, 0.0) / max(
+            _share(branches.saving([branch]), needed), _TINY
+        )
         waiting.append((price, 0, branch))
     out: list[Step] = []
     while waiting and len(out) < (most or len(branches.found)):
         waiting.sort(key=lambda w: w[0])
         price, after, branch = waiting.pop(0)
         chosen = [s.branch for s in out]
-        error, before = trials.without([b.bypass for b in (*chosen, branch)]), out[-1].error if out else 0.0
+        error, before = trials.without([b.bypass for b in (*chosen, branch)]), out[-1].error if out else start
         saving = branches.saving([*chosen, branch])
         more = _share(saving, needed) - (_share(out[-1].saving, needed) if out else 0.0)
         if more <= _TINY:

@@ -67,7 +67,7 @@ def _check(graph: Graph, node: ir.Node | None, bypass: Bypass) -> None:
         or node.op_type not in SUMS
         or node.domain not in ("", "ai.onnx")
         or node.outputs[0].name != bypass.value
-        or bypass.slot >= len(node.inputs)
+        or [v.name for v in node.inputs[bypass.slot : bypass.slot + 1] if v is not None] != [bypass.branch]
         or (node.op_type == "Sub" and not bypass.slot)
     ):
         raise InputError(f"{graph.name}: the plan bypasses a branch at {bypass.node}, which is no such sum here")
