@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from graphprune.cost.model import CostModel, itemsize
-from graphprune.coupling.branches import Branch, find_branches
+from graphprune.coupling.branches import Branch, find_branches, own_weights
 from graphprune.coupling.groups import DependencyGraph
 
 _LEAST = 1e-3  # share of the MACs or parameters that a branch saves at least to be worth a look
@@ -40,12 +40,8 @@ class Branches:
         model = CostModel(deps)
         none = np.zeros(deps.state.store.count, bool)
         self._macs: Mapping[str, int] = model.node_macs(none)
-        self._weights = {w.source: w for w in deps.source.weights.values() if w.origin != "fill"}
-        self._users: dict[str, set[str]] = {}
-        for node in deps.source.nodes:
-            for name in (*node.inputs, *node.captures):
-                if name in deps.source.weights:
-                    self._users.setdefault(deps.source.weights[name].source, set()).add(node.name)
+        self._graph = deps.source
+        self._sizes = {w.source: itemsize(w) for w in deps.source.weights.values()}
         dense = model.costs(none)
         self.found: list[Branch] = []
         for branch in find_branches(deps.source):
@@ -55,17 +51,10 @@ class Branches:
 
     def saving(self, branches: Iterable[Branch]) -> Saving:
         """What goes with some branches; what several of them hold counts once."""
-        branches = list(branches)
         nodes = {n for b in branches for n in b.nodes}
-        weights = [self._weights[n] for n in self.weights(*branches)]
-        sizes = [int(np.prod(w.shape, dtype=np.int64)) for w in weights]
+        elements = {n: int(np.prod(s, dtype=np.int64)) for n, s in own_weights(self._graph, nodes).items()}
         return Saving(
             macs=sum(self._macs.get(n, 0) for n in nodes),
-            params=sum(sizes),
-            bytes=int(sum(n * itemsize(w) for n, w in zip(sizes, weights, strict=True))),
+            params=sum(elements.values()),
+            bytes=int(sum(n * self._sizes[name] for name, n in elements.items())),
         )
-
-    def weights(self, *branches: Branch) -> list[str]:
-        """Stored tensors that only some branches read, by their names in the file."""
-        nodes = {n for b in branches for n in b.nodes}
-        return [n for n, users in self._users.items() if n in self._weights and users <= nodes]

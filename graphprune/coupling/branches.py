@@ -60,6 +60,18 @@ def find_branches(graph: Graph) -> list[Branch]:
     return found
 
 
+def own_weights(graph: Graph, nodes: Iterable[str]) -> dict[str, tuple[int, ...]]:
+    """Stored tensors that some nodes read and no others, by their names in the file, with their sizes."""
+    nodes = set(nodes)
+    users: dict[str, set[str]] = {}
+    for node in graph.nodes:
+        for name in (*node.inputs, *node.captures):
+            if name in graph.weights:
+                users.setdefault(graph.weights[name].source, set()).add(node.name)
+    shapes = {w.source: w.shape for w in graph.weights.values() if w.origin != "fill"}
+    return {n: shapes[n] for n, mine in users.items() if n in shapes and mine <= nodes and n not in graph.outputs}
+
+
 def _slots(node: Node) -> Iterable[int]:
     slots = SUMS[node.op]
     return range(len(node.inputs)) if slots is None else slots

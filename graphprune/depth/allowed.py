@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from graphprune.budget.selection import KIND, matching
 from graphprune.budget.targets import Constraints
-from graphprune.cost.branches import Branches
-from graphprune.coupling.branches import Branch
+from graphprune.coupling.branches import Branch, own_weights
 from graphprune.coupling.groups import DependencyGraph
 
 
-def allowed_branches(deps: DependencyGraph, branches: Branches, constraints: Constraints) -> list[Branch]:
+def allowed_branches(deps: DependencyGraph, found: Iterable[Branch], constraints: Constraints) -> list[Branch]:
     """Branches none of whose nodes and weights an ``ignore`` names, and all of whose weights an ``only`` names.
 
     A kind of group names the weights of those of its groups that lie in the branch with all they have.
     """
-    kept = {b.name: b for b in branches.found}
+    kept = {b.name: b for b in found}
     for pattern in constraints.ignore:
         named = _named(deps, pattern)
-        kept = {n: b for n, b in kept.items() if not _inside(deps, branches, b, pattern, named)}
+        kept = {n: b for n, b in kept.items() if not _inside(deps, b, pattern, named)}
     if constraints.only:
         wanted = set().union(*(_named(deps, p) for p in constraints.only))
-        kept = {n: b for n, b in kept.items() if set(branches.weights(b)) <= wanted}
+        kept = {n: b for n, b in kept.items() if own_weights(deps.source, b.nodes).keys() <= wanted}
     return list(kept.values())
 
 
@@ -39,8 +38,8 @@ def _tensors(deps: DependencyGraph, pattern: str) -> Sequence[str]:
     return list(matching(deps, pattern))
 
 
-def _inside(deps: DependencyGraph, branches: Branches, branch: Branch, pattern: str, named: set[str]) -> bool:
-    own = set(branches.weights(branch))
+def _inside(deps: DependencyGraph, branch: Branch, pattern: str, named: set[str]) -> bool:
+    own = own_weights(deps.source, branch.nodes).keys()
     if not pattern.startswith(KIND):
         nodes = set(branch.nodes)
         made = {v for n in deps.source.nodes if n.name in nodes for v in n.outputs}

@@ -102,7 +102,7 @@ class Chooser:
     def _ordered(self) -> list[Step]:
         deps, limits = self.base.deps, self.base.limits
         branches = Branches(deps)
-        branches.found = allowed_branches(deps, branches, self.base.constraints)
+        branches.found = allowed_branches(deps, branches.found, self.base.constraints)
         dense = self.base.cost.costs(np.zeros(deps.state.store.count, bool))
         costs = {"macs": dense.macs, "params": dense.params, "bytes": dense.bytes}
         needed = {n: float(c - limits[n]) for n, c in costs.items() if limits.get(n, c) < c}
