@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from graphprune.graph.bypass import bypassed, stand_ins
 from graphprune.graph.model import Array, Bypass
 from graphprune.rewrite.onnx import rewrite
 from graphprune.verify.compare import verify_cut
+from tests.commandline import call, done
 from tests.graphs import Builder
 
 
@@ -398,3 +401,66 @@ def test_recovery_aims_at_the_original() -> None:
     assert result.recovery.error < 0.7 * result.recovery.cut
     assert result.verdict is not None
     assert result.verdict.passed
+
+
+# -- the command line --------------------------------------------------------------------------------------------------
+
+
+def test_the_command_line_writes_a_plan_that_replays(tmp_path: Path) -> None:
+    model, small, again = (tmp_path / f"{n}.onnx" for n in ("model", "small", "again"))
+    onnx.save(planted(), model)
+    out = done(model, small, "--macs", "60%", "--align", "1", "--depth", "auto")
+    assert "branches left out" in out
+    report = json.loads((tmp_path / "small.report.json").read_text())
+    assert report["check"]["status"] == "verified"
+    assert report["recipe"]["depth"] == "auto"
+    names = [b["name"].rpartition(":")[0] for b in report["bypassed"]]
+    plan = json.loads((tmp_path / "small.plan.json").read_text())
+    assert names == [b["node"] for b in plan["bypassed"]]
+    assert at_sum(planted(), 1) in names
+    done("apply", tmp_path / "small.plan.json", model, again)
+    assert again.read_bytes() == small.read_bytes()
+    assert "equals the masked original" in done("verify", model, small, tmp_path / "small.plan.json")
+    repeat = tmp_path / "repeat.onnx"
+    done(model, repeat, "--recipe", tmp_path / "small.recipe.yaml")
+    assert repeat.read_bytes() == small.read_bytes()
+
+
+def test_analyze_lists_and_explains_branches(tmp_path: Path) -> None:
+    model = tmp_path / "model.onnx"
+    onnx.save(resnet(2), model)
+    found = json.loads(call("analyze", model, "--json").out)["branches"]
+    graph = gp.load(resnet(2))
+    assert [b["name"] for b in found] == [b.name for b in find_branches(graph)]
+    for info, branch in zip(found, find_branches(graph), strict=True):
+        less = measured(bypassed(graph, [branch.bypass]).source)
+        whole = measured(graph.source)
+        assert (info["macs"], info["params"]) == (whole.macs - less.macs, whole.params - less.params)
+    text = done("analyze", model, "--explain", at_sum(resnet(2), 1))
+    assert "can be left out" in text
+    assert "block1.a.weight" in text
+    assert "block0.a.weight" not in text
+
+
+def test_refusals_of_the_command_line(tmp_path: Path) -> None:
+    model, small = tmp_path / "model.onnx", tmp_path / "small.onnx"
+    onnx.save(resnet(2), model)
+    assert call(model, small, "--macs", "0.1%", "--align", "1", "--depth", "auto").code == 3
+    assert call(model, small, "--macs", "50%", "--depth", "0").code == 2
+    assert call(model, small, "--lossless", "--depth", "auto").code == 2
+    assert not small.exists()
+
+
+def test_a_checkpoint_cannot_follow(tmp_path: Path) -> None:
+    model = planted()
+    result = gp.prune(model, macs="80%", depth="auto", align=1)
+    state = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    with pytest.raises(InputError, match="needs the graph"):
+        gp.apply(state, result.plan)
+
+
+def test_modules_are_refused() -> None:
+    torch = pytest.importorskip("torch")
+    module = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.ReLU(), torch.nn.Linear(8, 4))
+    with pytest.raises(InputError, match="export the module"):
+        gp.prune(module, example_inputs=torch.zeros(1, 8), macs="50%", depth="auto")

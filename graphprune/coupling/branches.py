@@ -6,7 +6,8 @@ of a residual block, and also everything that lies between the ends of a longer 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import heapq
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from graphprune.graph.bypass import SUMS, main_nodes
@@ -42,20 +43,21 @@ def find_branches(graph: Graph) -> list[Branch]:
     computed value: what is added up but was never split, such as two embeddings, is no branch. Sums inside control flow
     are left alone.
     """
-    place = {node.name: k for k, node in enumerate(graph.nodes)}
+    makers = {name: (k, node) for k, node in enumerate(graph.nodes) for name in node.outputs if name}
     data = _from_data(graph)
     users = _users(graph)
-    above = _Ancestors(graph, data)
+    above = _ancestors(graph, data)
     outer = main_nodes(graph)
     found = []
     for node in graph.nodes:
         if node.op not in SUMS or node.domain or node.name not in outer or len(set(node.inputs)) < len(node.inputs):
             continue
         for slot in _slots(node) if _alike(graph, node, data) else ():
-            nodes = _region(graph, node, slot, users, place)
+            nodes = _region(node, slot, users, makers)
             branch = _branch(node, slot, nodes, data)
-            ways = {name for s in branch.skip for name in above[s]}
-            if nodes and any(r in branch.skip or not ways.isdisjoint(above[r]) for r in branch.reads):
+            if nodes and any(
+                read == skip or above.get(read, 0) & above.get(skip, 0) for read in branch.reads for skip in branch.skip
+            ):
                 found.append(branch)
     return found
 
@@ -100,8 +102,8 @@ def _from_data(graph: Graph) -> set[str]:
 
 
 def _users(graph: Graph) -> dict[str, list[tuple[str, int]]]:
-    """Per value the nodes that read it, with the place of the operand; -1 for a body that does."""
-    out: dict[str, list[tuple[str, int]]] = {}
+    """Per value the nodes that read it, with the place of the operand; -1 for a body, and "" for whoever runs it."""
+    out: dict[str, list[tuple[str, int]]] = {name: [("", -1)] for name in graph.outputs}
     for node in graph.nodes:
         for slot, name in enumerate(node.inputs):
             if name:
@@ -112,22 +114,28 @@ def _users(graph: Graph) -> dict[str, list[tuple[str, int]]]:
 
 
 def _region(
-    graph: Graph, node: Node, slot: int, users: Mapping[str, list[tuple[str, int]]], place: Mapping[str, int]
+    node: Node, slot: int, users: Mapping[str, list[tuple[str, int]]], makers: Mapping[str, tuple[int, Node]]
 ) -> list[Node]:
-    """Nodes that nothing needs once an operand of a sum is gone."""
-    gone: set[str] = set()
-    outputs = set(graph.outputs)
+    """Nodes that nothing needs once an operand of a sum is gone.
 
-    def needed(name: str) -> bool:
-        reads = users.get(name, ())
-        return name in outputs or any(n not in gone and (n, s) != (node.name, slot) for n, s in reads)
-
-    reach = {node.inputs[slot]}
-    for other in reversed(graph.nodes[: place[node.name]]):
-        if not reach.isdisjoint(other.outputs) and not any(needed(n) for n in other.outputs if n):
-            gone.add(other.name)
-            reach.update(other.inputs, other.captures)
-    return [n for n in graph.nodes[: place[node.name]] if n.name in gone]
+    Args:
+        node: The sum.
+        slot: The operand.
+        users: Per value what reads it; for graph outputs there is one more entry.
+        makers: Per value the node that makes it, with its place in the graph.
+    """
+    gone: dict[str, Node] = {}
+    front = [(-makers[n][0], n) for n in (node.inputs[slot],) if n in makers]
+    while front:  # from the back, so that all that reads a node was looked at before it
+        maker = makers[heapq.heappop(front)[1]][1]
+        read = [u for name in maker.outputs for u in users.get(name, ())]
+        if maker.name in gone or any(n not in gone and (n, s) != (node.name, slot) for n, s in read):
+            continue
+        gone[maker.name] = maker
+        for name in (*maker.inputs, *maker.captures):
+            if name in makers:
+                heapq.heappush(front, (-makers[name][0], name))
+    return list(gone.values())[::-1]
 
 
 def _branch(node: Node, slot: int, nodes: list[Node], data: set[str]) -> Branch:
@@ -141,27 +149,12 @@ def _branch(node: Node, slot: int, nodes: list[Node], data: set[str]) -> Branch:
     )
 
 
-class _Ancestors:
-    """For a value all computed values that it follows from, itself among them, inputs not counted."""
-
-    def __init__(self, graph: Graph, data: set[str]) -> None:
-        self._makers = {name: node for node in graph.nodes for name in node.outputs if name}
-        self._counted = data - set(graph.inputs)
-        self._memo: dict[str, set[str]] = {}
-
-    def __getitem__(self, name: str) -> set[str]:
-        if name not in self._memo:
-            self._memo[name] = set(self._walk(name))
-        return self._memo[name]
-
-    def _walk(self, name: str) -> Iterator[str]:
-        front, seen = [name], {name}
-        if name in self._counted:
-            yield name
-        while front:
-            node = self._makers.get(front.pop())
-            for other in (*node.inputs, *node.captures) if node is not None else ():
-                if other in self._counted and other not in seen:
-                    seen.add(other)
-                    front.append(other)
-                    yield other
+def _ancestors(graph: Graph, data: set[str]) -> dict[str, int]:
+    """Per computed value a number with a bit for every node that it follows from, that of its own node among them."""
+    out: dict[str, int] = {}
+    for place, node in enumerate(graph.nodes):
+        mine = 0
+        for name in (*node.inputs, *node.captures):
+            mine |= out.get(name, 0)
+        out.update(dict.fromkeys((n for n in node.outputs if n in data), mine | 1 << place))
+    return out

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -60,7 +60,9 @@ def carried(old: DependencyGraph, curves: Sequence[Curve], new: DependencyGraph)
     return out
 
 
-def completed(deps: DependencyGraph, curves: Sequence[Curve | None], grams: Grams, evidence: Evidence) -> list[Curve]:
+def completed(
+    deps: DependencyGraph, curves: Sequence[Curve | None], grams: Grams, evidence: Callable[[], Evidence]
+) -> list[Curve]:
     """The curves with those measured anew that could not be carried over."""
     missing = [k for k, c in enumerate(curves) if c is None]
     if not missing:
@@ -69,7 +71,7 @@ def completed(deps: DependencyGraph, curves: Sequence[Curve | None], grams: Gram
     found = obs_curves(part, grams)
     flat = np.ones(deps.state.store.count)
     given = [c or Curve.of_scores(g.units, flat) for c, g in zip(found, part.groups, strict=True)]
-    made = dict(zip(missing, bent(part, given, evidence)[0], strict=True))
+    made = dict(zip(missing, bent(part, given, evidence())[0], strict=True))
     return [c if c is not None else made[k] for k, c in enumerate(curves)]
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -169,7 +170,7 @@ class Chooser:
         if not self._depth.widths:
             planner.allowed[:] = False
         elif base.curves is not None and self._grams is not None:
-            evidence = Evidence(planner.deps, self._grams, self._feeds)
+            evidence = partial(Evidence, planner.deps, self._grams, self._feeds)
             mine = carried(base.deps, base.curves, planner.deps)
             planner.curves = completed(planner.deps, mine, self._grams, evidence)
         if base.gone is not None:
