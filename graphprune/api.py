@@ -65,6 +65,7 @@ def plan(
     width: Sequence[str] = (),
     equal: Sequence[str] = (),
     allocation: str = "auto",
+    depth: str | int | None = None,
 ) -> Plan:
     """Decide what to remove.
 
@@ -100,6 +101,8 @@ def plan(
         equal: Patterns whose groups keep the same width; with brackets, one class for each text captured.
         allocation: "solver" loses least under all limits, "global" ranks all units, "uniform" takes the same share of
             every group; "auto" is the solver where losses were measured, else the ranking.
+        depth: Whether branches of residual sums may be left out, where the outputs lose less by that than by cutting
+            widths: "auto", at most so many, or "only" them.
 
     Raises:
         InputError: An option cannot be read or a pattern matches nothing, or constraints contradict each other.
@@ -110,21 +113,13 @@ def plan(
     refuse_nan(deps.source)
     if not isinstance(data, Calibration | Samples):
         data = given_samples(data, deps.source, None, seed, None, labels)
+    targets = {"macs": macs, "params": params, "size": size, "memory": memory, "latency": latency, "ratio": ratio}
+    timing = {"threads": threads, "provider": provider, "latency_table": latency_table}
+    scoring = {"criterion": criterion, "aggregate": aggregate, "normalise": normalise, "data": data, "seed": seed}
     options: dict[str, Any] = {
-        "macs": macs,
-        "params": params,
-        "size": size,
-        "memory": memory,
-        "latency": latency,
-        "threads": threads,
-        "provider": provider,
-        "latency_table": latency_table,
-        "ratio": ratio,
-        "criterion": criterion,
-        "aggregate": aggregate,
-        "normalise": normalise,
-        "data": data,
-        "seed": seed,
+        **targets,
+        **timing,
+        **scoring,
         "lossless": lossless,
         "min_channels": min_channels,
         "ignore": tuple(ignore),
@@ -133,6 +128,7 @@ def plan(
         "width": tuple(width),
         "equal": tuple(equal),
         "allocation": allocation,
+        "depth": depth,
     }
     options |= {k: v for k, v in {"align": align, "max_ratio": max_ratio}.items() if v is not None}
     return prepared(deps, options).plan()
@@ -287,7 +283,9 @@ def prune(
     if from_plan:
         result = replay(*fitted(graph, from_plan), check, feeds, 1, progress)
     else:
-        result = search(analyze(graph, allow_io=allow_io), {**options, "data": given}, check, feeds, 1, progress)
+        result = search(
+            analyze(graph, allow_io=allow_io), {**options, "data": given, "recover": recover}, check, feeds, 1, progress
+        )
     if not from_plan or recover != "auto":  # a plan carried out gives the same bytes each time
         result = recovered(result, given, recover, progress, seed=options.get("seed", 0))
     progress("measure")

@@ -19,6 +19,7 @@ from graphprune.plan import Plan
 from graphprune.recipe import Recipe
 from graphprune.recipe_values import parse_shapes
 from graphprune.report.checkpoints import CheckpointReport, FieldChange
+from graphprune.report.depth import bypassed_infos
 from graphprune.report.latency import timed
 from graphprune.report.models import (
     AnalysisReport,
@@ -33,6 +34,7 @@ from graphprune.report.recovery import regained
 from graphprune.report.summary import analysis, blocked_axes, checked, cost, disk_bytes, group_cuts, io_cuts
 from graphprune.rewrite.checkpoint import is_checkpoint, shrink
 from graphprune.rewrite.files import check_output, save, staged
+from graphprune.search import fitted
 
 Step = Callable[[str], None]
 DONE = "done"  # the step after which every file is in place
@@ -133,6 +135,7 @@ def plan(model: Path, output: Path, recipe: Recipe, step: Step) -> PruneReport:
     )
     step("plan")
     made = api.plan(deps, **options)
+    deps, made = fitted(deps, made)
     step("write")
     with staged(output, partial(step, DONE)) as folder:
         _text(folder / output.name, made.to_json())
@@ -144,6 +147,7 @@ def plan(model: Path, output: Path, recipe: Recipe, step: Step) -> PruneReport:
         before=cost(made.before),
         after=cost(made.after),
         check=None,
+        bypassed=bypassed_infos(deps.source),
         groups=group_cuts(deps, made),
         blocked=blocked_axes(deps),
         io=io_cuts(deps.source, made),
@@ -205,7 +209,7 @@ def _feeds(data: str | None, graph: Graph) -> list[dict[str, Array]]:
 
 def _written(verb: str, model: Path, output: Path, result: api.Result, folder: Path) -> PruneReport:
     """Write the model into ``folder``; the report with the sizes on disk."""
-    original: ir.Model = result.deps.source.source
+    original: ir.Model = result.deps.source.origin.source
     check_output(Path(f"{output}.data"), *external_files(original))
     save(result.model, folder / output.name, like=original)
     size = sum(p.stat().st_size for p in folder.iterdir())
@@ -223,6 +227,7 @@ def _written(verb: str, model: Path, output: Path, result: api.Result, folder: P
         given_up=result.frozen,
         notes=result.notes,
         latency=timed(result.timing),
+        bypassed=bypassed_infos(result.deps.source),
         groups=group_cuts(result.deps, result.plan),
         blocked=blocked_axes(result.deps),
         io=io_cuts(result.deps.source, result.plan),

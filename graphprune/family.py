@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from itertools import pairwise
 from pathlib import Path
@@ -13,6 +13,8 @@ from graphprune.budget.planner import Planner
 from graphprune.budget.targets import Targets
 from graphprune.coupling.groups import DependencyGraph
 from graphprune.data import given_samples
+from graphprune.depth.choice import deepened
+from graphprune.depth.option import read_depth
 from graphprune.errors import InputError, VerificationError
 from graphprune.graph.checks import refuse_nan
 from graphprune.graph.model import Graph
@@ -126,10 +128,19 @@ def family(
     given = given_samples(data, deps.source, samples, options.get("seed", 0), preprocess, labels)
     rest = {k: v for k, v in options.items() if k not in _AMOUNTS}
     progress("analyze")
+    depth = read_depth(rest.pop("depth", None))
+    if depth is not None:  # where blocks choose for themselves, models of other depth would choose otherwise
+        rest["shared_offsets"] = True
     planner = prepared(deps, {**rest, **targets[0], "data": given}, progress)
+    if depth is not None:
+        planner.recipe["depth"] = options["depth"]
     order = _order(planner, targets)
     feeds = given.head(2, batch=8) if given is not None and check else ()
-    found = _nested(planner, [targets[i] for i in order], check, feeds, progress)
+
+    def deeper(planner: Planner, target: Mapping[str, Any]) -> Planner:
+        return deepened(planner, {**rest, **target}, depth, progress, step_names(recover)) if depth else planner
+
+    found = _nested(planner, [targets[i] for i in order], check, feeds, progress, deeper)
     found = [recovered(r, given, recover, progress, seed=options.get("seed", 0)) for r in found]
     progress("measure")
     judge = Judge(deps.source, given if check else None, metric, given)
@@ -163,19 +174,24 @@ def _order(planner: Planner, targets: Sequence[Mapping[str, Any]]) -> list[int]:
 
 
 def _nested(
-    planner: Planner,
+    start: Planner,
     targets: Sequence[Mapping[str, Any]],
     check: bool,  # noqa: FBT001 - passed on
     feeds: Sequence[Any],
     progress: Progress,
+    deeper: Callable[[Planner, Mapping[str, Any]], Planner],
 ) -> list[Result]:
-    """Results from the largest to the smallest; all over again without the groups that one of them gives up."""
-    recipe = {k: v for k, v in planner.recipe.items() if k not in _AMOUNTS}
+    """Results from the largest to the smallest; all over again without the groups that one of them gives up.
+
+    Each member may be planned on a model that bypasses more branches than the one before.
+    """
+    recipe = {k: v for k, v in start.recipe.items() if k not in _AMOUNTS}
     frozen: tuple[str, ...] = ()
     for _ in range(_ROUNDS):
-        planner.gone, results, again = None, [], False
+        start.gone, results, again, planner = None, [], False, start
         for target in targets:
             planner.aim(Targets(**target))
+            planner = deeper(planner, target)
             planner.recipe = {**target, **recipe}
             result = search(planner.deps, {}, check, feeds, 1, progress, planner=planner)
             results.append(replace(result, frozen=(*frozen, *result.frozen)))
@@ -187,4 +203,5 @@ def _nested(
             planner.gone = removed
         if not again:
             return results
-    raise VerificationError(f"{planner.deps.source.name}: no nested plans could be proved right; nothing was written")
+        start.give_up([g for g in start.deps.groups if g.name in frozen])
+    raise VerificationError(f"{start.deps.source.name}: no nested plans could be proved right; nothing was written")

@@ -16,10 +16,11 @@ from graphprune.coupling.factor import numbered
 from graphprune.coupling.fibres import Chosen, fibred
 from graphprune.coupling.groups import DependencyGraph
 from graphprune.errors import InputError
+from graphprune.graph.model import Bypass
 from graphprune.rules.edit import Kept
 
 VERSION = 1
-_OPTIONAL = ("io", "blocks", "shapes", "tied", "widths", "transient", "attributes", "modules")
+_OPTIONAL = ("bypassed", "io", "blocks", "shapes", "tied", "widths", "transient", "attributes", "modules")
 Listed = list[int] | list[list[int]]
 
 
@@ -81,6 +82,7 @@ class Plan(BaseModel):
         before: Costs of the original ("macs", "params", "bytes").
         after: Costs that the removal leaves.
         groups: What each group loses; groups that lose nothing are left out.
+        bypassed: Summands that are left out before anything is cut; groups and weights are those of what remains.
         weights: Removed positions per weight and axis, ascending; a list of them for each block where every
             block loses its own. A shared constant has an entry per use, "name@node:input".
         io: Removed positions per axis of graph inputs and outputs that were allowed to shrink.
@@ -100,6 +102,7 @@ class Plan(BaseModel):
     before: dict[str, int] = {}
     after: dict[str, int] = {}
     groups: tuple[PlannedGroup, ...] = ()
+    bypassed: tuple[Bypass, ...] = ()
     weights: dict[str, dict[int, Listed]] = {}
     io: dict[str, dict[int, list[int]]] = {}
     blocks: dict[str, dict[int, PlannedBlocks]] = {}
@@ -125,6 +128,9 @@ class Plan(BaseModel):
             if isinstance(data[part], dict):
                 entries = ",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in data[part].items())
                 lines.append(f' "{part}": {{\n{entries}\n }}')
+            elif part == "bypassed":
+                entries = ",\n".join(f"  {json.dumps(b)}" for b in data[part])
+                lines.append(f' "{part}": [\n{entries}\n ]')
             else:
                 lines.append(f' "{part}": {json.dumps(data[part])}')
         return "{\n" + ",\n".join(lines) + "\n}\n"
@@ -180,7 +186,7 @@ def planned_cut(deps: DependencyGraph, plan: Plan) -> Cut:
     deps = fibred(deps, list(_replayed(deps.shared or deps, plan)))
     cut = deps.cut(_planned_units(deps, plan))
     _check_fit(plan, cut)
-    if not cut.removed.any():
+    if not cut.removed.any() and not plan.bypassed:
         raise InputError(f"{deps.source.name}: the plan removes nothing")
     return cut
 

@@ -50,6 +50,8 @@ class Recipe:
             each text that they capture. Repeatable.
         allocation: How the cut is shared out: solver (least loss under all limits), global (one ranking of all
             channels), uniform (the same share everywhere), or auto: solver where losses were measured, else global.
+        depth: Leave out branches of residual sums where the outputs lose less by that than by cutting widths: auto, at
+            most so many, or only (no widths are cut then).
         criterion: How channels are ranked, see docs/criteria.md (auto: obs with data, else l2). By weights: l1, l2,
             lamp, bn-scale, fpgm, dimap, spectral, similarity, random. By --data: wanda, activation-mean,
             activation-variance, activation-attention, apoz, correlation, entropy, taylor, taylor-ema,
@@ -94,6 +96,7 @@ class Recipe:
     width: tuple[str, ...] | None = None
     equal: tuple[str, ...] | None = None
     allocation: str | None = None
+    depth: str | None = None
     criterion: str | None = None
     aggregate: str | None = None
     normalise: str | None = None
@@ -134,6 +137,7 @@ class Recipe:
             "width",
             "equal",
             "allocation",
+            "depth",
             "criterion",
             "aggregate",
             "normalise",

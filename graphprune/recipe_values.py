@@ -138,6 +138,7 @@ CONVERT: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "width": ("text such as PATTERN=16:48 or a list of it", _texts),
     "equal": ("a regular expression or a list of them", _texts),
     "allocation": ("a name", _text),
+    "depth": ("auto, only or a whole number", _text),
     "criterion": ("a name", _text),
     "aggregate": ("a name", _text),
     "normalise": ("a name", _text),

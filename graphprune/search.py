@@ -7,19 +7,20 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from graphprune.algebra.axis import Ids
 from graphprune.budget.pace import Timing
 from graphprune.budget.planner import Planner
 from graphprune.budget.translate import translated
-from graphprune.cost.model import CostModel, Costs
+from graphprune.cost.model import CostModel, Costs, whole_costs
 from graphprune.coupling.cut import Cut
 from graphprune.coupling.groups import DependencyGraph, analyze
 from graphprune.data import Samples
+from graphprune.depth.choice import deepened
+from graphprune.depth.option import read_depth
 from graphprune.dialect import Dialect, dialect_of
 from graphprune.errors import InfeasibleError, InputError, NothingToPruneError, VerificationError
 from graphprune.folding.analysis import Folding
+from graphprune.graph.bypass import bypassed
 from graphprune.graph.model import Graph
 from graphprune.graph.run import CannotRun
 from graphprune.plan import Plan, is_lossless, planned_cut
@@ -75,8 +76,10 @@ def fitted(source: Graph | DependencyGraph, ready: Plan) -> tuple[DependencyGrap
     Raises:
         InputError: The plan was made on another form of the model and cannot be told here.
     """
+    if isinstance(source, DependencyGraph) and ready.bypassed != source.source.bypassed:
+        source = source.source.origin
     if isinstance(source, Graph):
-        source = analyze(replace(source, equal=()), ready.allow_io)
+        source = analyze(replace(bypassed(source, ready.bypassed), equal=()), ready.allow_io)
     return source, translated(source, ready)
 
 
@@ -103,8 +106,7 @@ def replay(
     progress("rewrite")
     model = dialect.rewrite(cut)
     dialect.stamp(model, ready, verified=check)
-    cost = CostModel(deps)
-    before, after = cost.costs(np.zeros_like(cut.removed)), cost.costs(cut.removed)
+    before, after = whole_costs(deps), CostModel(deps).costs(cut.removed)
     progress("verify")
     against = is_lossless(ready)
     verdict = dialect.verify(cut, model, feeds=feeds, samples=samples, lossless=against) if check else None
@@ -116,9 +118,25 @@ def replay(
 def prepared(deps: DependencyGraph, options: Mapping[str, Any], progress: Progress = lambda _: None) -> Planner:
     """A planner that knows what every group costs in quality, as far as its criterion measures that.
 
+    With the option "depth" it plans on the model without the branches that are better left out; "recover" says then
+    what the result will go through.
+
     Raises:
         InputError: An option is unknown or cannot be read.
+        InfeasibleError: The target cannot be met with any branches left out.
+        NothingToPruneError: There is nothing to leave out.
     """
+    rest = {k: v for k, v in options.items() if k not in ("depth", "recover")}
+    depth = read_depth(options.get("depth"))
+    if depth is None:
+        return _prepared(deps, rest, progress)
+    base = _prepared(deps, rest, progress) if depth.widths else Planner.from_options(deps, rest)
+    base.recipe["depth"] = options["depth"]
+    return deepened(base, rest, depth, progress, step_names(options.get("recover", AUTO)))
+
+
+def _prepared(deps: DependencyGraph, options: Mapping[str, Any], progress: Progress = lambda _: None) -> Planner:
+    """A planner of widths."""
     planner = Planner.from_options(deps, options)
     if planner.by_curves and planner.calibration is not None:
         progress("calibrate")

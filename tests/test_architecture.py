@@ -29,6 +29,7 @@ FLOW = [
     "rewrite",
     "verify",
     "recover",
+    "depth",
     "report",
     "integrations",
     "dialect",

@@ -36,7 +36,7 @@ def out_of_reach(
 
     Costs fall with every unit, so that the smallest model is the best for each of them.
     """
-    dense = _totals(cost, np.zeros(len(allowed), bool))
+    dense = {**_totals(cost, np.zeros(len(allowed), bool)), **cost.original}
     floor = _totals(cost, _smallest(deps, curves, constraints, allowed))
     broken = [name for name, limit in limits.items() if floor[name] > limit]
     lines = [

@@ -141,16 +141,20 @@ def paced(
     timing: Mapping[str, Any],
     note: Callable[[str], None],
     known: Latency | None,
+    origin: Pace | None = None,
 ) -> Pace:
     """A latency target by the options of a run, see :class:`Pace`."""
-    return Pace(deps, cost, amount, setting_of(timing), table=timing.get("latency_table"), note=note, known=known)
+    setting, table = setting_of(timing), timing.get("latency_table")
+    return Pace(deps, cost, amount, setting, table=table, note=note, known=known, origin=origin)
 
 
 class Pace:
     """A latency target with what predicts and what measures it.
 
+    For a model that bypasses branches ``origin`` is that of the whole one, whose time the target refers to.
+
     Attributes:
-        known: The latency of the original.
+        known: The latency of the model.
         limit: What the predicted time may be now, nanoseconds.
         timing: What the latest candidate came to.
         best: What the best came to.
@@ -168,6 +172,7 @@ class Pace:
         note: Callable[[str], None] = lambda _: None,
         known: Latency | None = None,
         race: Callable[[Any, Any], Paired] | None = None,
+        origin: Pace | None = None,
     ) -> None:
         value, relative = parse_latency(amount)
         self._deps, self._cost, self._setting = deps, cost, setting
@@ -176,12 +181,13 @@ class Pace:
             known = self._known(note)
         self.known = known
         self._cost.measures[NAME] = known.measure
-        self._whole = self.predicted(np.zeros(deps.state.store.count, bool))
-        target = value * known.seconds if relative else value
-        if target >= known.seconds:
-            raise InputError(f"--latency {amount} is met already: the model takes {1e3 * known.seconds:.3g} ms")
+        self._whole: float = origin._whole if origin else self.predicted(np.zeros(deps.state.store.count, bool))
+        seconds = origin.known.seconds if origin else known.seconds
+        target = value * seconds if relative else value
+        if target >= seconds:
+            raise InputError(f"--latency {amount} is met already: the model takes {1e3 * seconds:.3g} ms")
         source = setting.provider if table is None else f"table {getattr(table, '__name__', table)}"
-        self.timing = Timing(target, known.seconds, 1.0, provider=source, threads=setting.threads)
+        self.timing = Timing(target, seconds, 1.0, provider=source, threads=setting.threads)
         self.limit = int(self._whole * self.timing.share)
         self.best, self.leads = self.timing, True
         self._tried: list[tuple[float, float]] = []

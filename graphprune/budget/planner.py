@@ -18,7 +18,7 @@ from graphprune.budget.solver import ALLOCATIONS, solve
 from graphprune.budget.targets import Constraints, Targets
 from graphprune.calibration import Calibration
 from graphprune.cost.latency import NAME as LATENCY
-from graphprune.cost.model import CostModel
+from graphprune.cost.model import CostModel, Costs, whole_costs
 from graphprune.coupling.cut import Cut, Mask
 from graphprune.coupling.fibres import fibred
 from graphprune.coupling.groups import DependencyGraph, Group
@@ -61,27 +61,30 @@ class Planner:
         normalise: str = "auto",
         timing: Mapping[str, Any] | None = None,
         notes: Sequence[str] = (),
+        whole: Planner | None = None,
     ) -> None:
         if allocation not in ALLOCATIONS:
             raise InputError(f"unknown allocation {allocation!r}; there are {', '.join(ALLOCATIONS)}")
         self.deps = deps
         self.lossless = lossless
         self.cost = CostModel(deps)
-        self.dense = self.cost.costs(np.zeros(deps.state.store.count, bool))
+        self.dense: Costs = whole.dense if whole is not None else whole_costs(deps)
+        self.cost.original = asdict(self.dense)
         self.constraints = constraints
         self.allowed = allowed_units(deps, constraints.ignore, constraints.only)
-        if not deps.groups:
+        if not deps.groups and not deps.source.bypassed:
             raise NothingToPruneError(_why_nothing(deps))
         given = {k: v for k, v in asdict(targets).items() if v is not None}
         if lossless:
             _check_lossless(deps, given)
         self.notes: list[str] = list(notes)
         self.pace: Pace | None = None
+        self.whole = whole
         self._timing = timing or {}
         self.limits: dict[str, int] = {}
         if not lossless:
             self.aim(targets)
-        if not any(self.allowed[g.units].any() for g in deps.groups):
+        if not any(self.allowed[g.units].any() for g in deps.groups) and not deps.source.bypassed:
             raise NothingToPruneError(f"{deps.source.name}: --ignore and --only leave no group to prune")
         self.allocation = allocation
         self.curves: Sequence[Curve] | None = None
@@ -117,8 +120,15 @@ class Planner:
         return OBS if calibration is not None else "l2"
 
     @classmethod
-    def from_options(cls, deps: DependencyGraph, options: Mapping[str, Any]) -> Planner:
+    def from_options(
+        cls, deps: DependencyGraph, options: Mapping[str, Any], *, whole: Planner | None = None
+    ) -> Planner:
         """A planner from keyword options, see :func:`graphprune.api.plan`.
+
+        Args:
+            deps: The dependency graph.
+            options: The options.
+            whole: For a model that bypasses branches a planner of the original, whose costs targets refer to.
 
         Raises:
             InputError: An option is unknown or cannot be read.
@@ -139,7 +149,7 @@ class Planner:
         if unknown:
             raise InputError(f"unknown option {', '.join(sorted(unknown))}")
         constraints = Constraints(**rest)
-        scoring |= {"lossless": lossless, "calibration": calibration, "timing": timing, "notes": notes}
+        scoring |= {"lossless": lossless, "calibration": calibration, "timing": timing, "notes": notes, "whole": whole}
         return cls(deps, targets, constraints, criterion, seed, **scoring)
 
     def aim(self, targets: Targets) -> None:
@@ -148,19 +158,21 @@ class Planner:
         Raises:
             InputError: A target cannot be read or is met already.
         """
-        self.limits = targets.limits(self.dense, self.deps.source.file_bytes)
-        self.size_limit = targets.size_limit(self.deps.source.file_bytes)
+        written = self.deps.source.origin.file_bytes
+        self.limits = targets.limits(self.dense, written)
+        self.size_limit = targets.size_limit(written)
         self.ratio = targets.removed_share()
         if targets.latency is None:
             self.pace = None
             return
         known = self.pace.known if self.pace is not None else None
-        self.pace = paced(self.deps, self.cost, targets.latency, self._timing, self.notes.append, known)
+        origin = self.whole.pace if self.whole is not None else None
+        self.pace = paced(self.deps, self.cost, targets.latency, self._timing, self.notes.append, known, origin)
         self.limits[LATENCY] = self.pace.limit
 
     def timed(self, model: Any, removed: Mask) -> bool:
         """Measure a candidate where a latency is asked for; False when the limit was corrected and one more is due."""
-        if self.pace is None or self.pace.measure(self.deps.source.source, model, removed):
+        if self.pace is None or self.pace.measure(self.deps.source.origin.source, model, removed):
             return True
         self.limits[LATENCY] = self.pace.limit
         return False
@@ -216,7 +228,7 @@ class Planner:
             gone=self.gone,
             allocation=self.allocation,
         )
-        if not units.size:
+        if not units.size and not self.deps.source.bypassed:
             raise NothingToPruneError(
                 f"{self.deps.source.name}: no group is wide enough to lose anything under these constraints;"
                 " lower --align or raise the target"

@@ -13,7 +13,7 @@ from graphprune.coupling.cut import Mask
 from graphprune.coupling.groups import DependencyGraph, Group
 from graphprune.errors import InputError
 
-_KIND = "kind:"
+KIND = "kind:"
 _RANGE = re.compile(r"(?P<pattern>.+)=(?P<low>\d*)(?P<span>:?)(?P<high>\d*)")
 
 
@@ -53,11 +53,10 @@ def allowed_units(deps: DependencyGraph, ignore: Sequence[str], only: Sequence[s
 
 def _touched(deps: DependencyGraph, pattern: str, option: str) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
     """Units on any axis of the weights that a pattern names, directly or through their node; or of a kind."""
-    regex = _regex(pattern, f"{option} {pattern}")
-    if pattern.startswith(_KIND):
+    if pattern.startswith(KIND):
         return _of_kind(deps, pattern, option)
-    tensors = list(_matching(deps, regex))
-    if not tensors:
+    tensors = list(matching(deps, pattern, option))
+    if not tensors and not deps.source.bypassed:  # else it may have named what was left out
         names = [n.name for n in deps.source.nodes][:3]
         raise InputError(
             f"{option} {pattern}: matches no node, weight or module path (names look like {', '.join(names)})"
@@ -73,15 +72,23 @@ def _touched(deps: DependencyGraph, pattern: str, option: str) -> np.ndarray[tup
 
 def _of_kind(deps: DependencyGraph, pattern: str, option: str) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
     """Units of all groups of a kind, "kind:heads"."""
-    wanted = pattern.removeprefix(_KIND).strip()
+    wanted = pattern.removeprefix(KIND).strip()
     parts = [g.units for g in deps.groups if g.kind == wanted]
+    if not parts and deps.source.bypassed:
+        return np.zeros(0, np.int32)
     if not parts:
         known = ", ".join(sorted({g.kind for g in deps.groups}))
         raise InputError(f"{option} {pattern}: no group is of this kind (there are {known})")
     return np.concatenate(parts)
 
 
-def _matching(deps: DependencyGraph, regex: re.Pattern[str]) -> Iterator[str]:
+def matching(deps: DependencyGraph, pattern: str, option: str = "") -> Iterator[str]:
+    """Tensors that a pattern names: weights by their own names, else those that a node of that name works on.
+
+    Raises:
+        InputError: It is no regular expression.
+    """
+    regex = _regex(pattern, f"{option} {pattern}")
     for name, weight in deps.source.weights.items():
         if regex.search(weight.source):
             yield name
@@ -140,6 +147,8 @@ def equal_classes(deps: DependencyGraph, given: Sequence[str]) -> dict[str, tupl
     out: dict[str, tuple[str, str]] = {}
     for text in given:
         found = list(_named(deps, text, f"--equal {text}"))
+        if len(found) < 2 and deps.source.bypassed:
+            continue
         if len(found) < 2:
             raise InputError(f"--equal {text}: matches only group {found[0][0].name}; a class has at least two")
         for group, captured in found:
@@ -156,13 +165,13 @@ def _named(deps: DependencyGraph, pattern: str, said: str) -> Iterator[tuple[Gro
         InputError: There are none.
     """
     found = False
-    wanted = pattern.removeprefix(_KIND).strip() if pattern.startswith(_KIND) else None
+    wanted = pattern.removeprefix(KIND).strip() if pattern.startswith(KIND) else None
     regex = _regex(pattern, said)
     for group in deps.groups:
         match = regex.search(group.name)
         if group.kind == wanted or (wanted is None and match is not None):
             found = True
             yield group, " ".join(g or "" for g in match.groups()) if match is not None else ""
-    if not found:
+    if not found and not deps.source.bypassed:
         known = ", ".join(g.name for g in deps.groups[:3])
         raise InputError(f"{said}: matches no group (they are called {known}, as analyze shows)")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -14,7 +14,7 @@ from graphprune.cost.lengths import Lengths
 from graphprune.cost.measure import Measure, padded, product, products
 from graphprune.cost.memory import memory
 from graphprune.coupling.cut import Mask
-from graphprune.coupling.groups import DependencyGraph
+from graphprune.coupling.groups import DependencyGraph, analyze
 from graphprune.graph.model import Weight
 
 
@@ -47,18 +47,20 @@ class CostModel:
     Attributes:
         lengths: The kept lengths that costs are functions of.
         measures: Every cost by name; another one, such as a time, is put beside them.
+        original: Costs by name of the model before branches were bypassed, empty where none were.
     """
 
     def __init__(self, deps: DependencyGraph) -> None:
         self._deps = deps
         self.lengths = Lengths(deps)
         self.nodes: list[str] = []
+        self.original: Mapping[str, int] = {}
         macs: list[tuple[float, list[int]]] = []
         for term in deps.state.macs:
             macs.append(self.lengths.term(float(term.factor), term.axes))
             self.nodes.append(term.node)
         params = [
-            (self.lengths.term(*self._elements(name, weight)), _itemsize(weight)) for name, weight in _stored(deps)
+            (self.lengths.term(*self._elements(name, weight)), itemsize(weight)) for name, weight in _stored(deps)
         ]
         for axes in deps.types.values():
             for axis in axes:
@@ -115,6 +117,13 @@ class CostModel:
         return float(values[free].sum()) / total if total else 0.0
 
 
+def whole_costs(deps: DependencyGraph) -> Costs:
+    """Costs of the original, with the branches that were bypassed."""
+    if deps.source.whole_graph is not None:
+        deps = analyze(deps.source.whole_graph, deps.allow_io)
+    return CostModel(deps).costs(np.zeros(deps.state.store.count, bool))
+
+
 def _stored(deps: DependencyGraph) -> Iterable[tuple[str, Weight]]:
     """Every stored tensor once, under the name that carries its labels."""
     chosen: dict[str, tuple[str, Weight]] = {}
@@ -124,5 +133,6 @@ def _stored(deps: DependencyGraph) -> Iterable[tuple[str, Weight]]:
     return chosen.values()
 
 
-def _itemsize(weight: Weight) -> float:
+def itemsize(weight: Weight) -> float:
+    """Bytes of an element."""
     return float(ir.DataType[weight.dtype.upper()].itemsize) if weight.dtype != "string" else 0.0

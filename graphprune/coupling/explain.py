@@ -11,6 +11,7 @@ import numpy as np
 
 from graphprune import rules
 from graphprune.algebra import Axis, Reason
+from graphprune.coupling.branches import find_branches, own_weights
 from graphprune.coupling.groups import DependencyGraph, Group
 from graphprune.errors import InputError
 from graphprune.graph.model import Node
@@ -68,7 +69,7 @@ def explain(deps: DependencyGraph, name: str) -> str:
         return "\n".join(_tensor_text(deps, tensor) for tensor in tensors)
     node = next((n for n in deps.source.nodes if n.name == name or name in n.fused), None)
     if node is not None:
-        return _node_text(deps, node)
+        return "\n".join([_node_text(deps, node), *_branch_lines(deps, node.name)])
     stem, _, axis = name.removesuffix("]").rpartition("[")
     if stem in deps.types and axis.isdigit() and int(axis) < len(deps.types[stem]):
         return f"{name}: {_axis_text(deps, stem, int(axis))}"
@@ -101,8 +102,7 @@ def _group_text(deps: DependencyGraph, group: Group) -> str:
     nodes = list(_through(deps, group))
     kinds = ", ".join(f"{count} {op}" for op, count in Counter(n.key for n in nodes).most_common())
     lines.append(f"  through {len(nodes)} operators: {kinds}")
-    listed = ", ".join(n.name for n in nodes[:_LISTED])
-    lines.append(f"  {listed}{f' and {len(nodes) - _LISTED} more' if len(nodes) > _LISTED else ''}")
+    lines.append(f"  {_some([n.name for n in nodes])}")
     return "\n".join(lines)
 
 
@@ -200,6 +200,23 @@ def _node_text(deps: DependencyGraph, node: Node) -> str:
                 lines.append(f" {role} {name} ({shape or 'scalar'})")
                 lines += [f" {line}" for line in _axis_lines(deps, name, len(deps.types[name]))]
     return "\n".join(lines)
+
+
+def _branch_lines(deps: DependencyGraph, name: str) -> Iterator[str]:
+    """What would go with each operand of a sum that can be left out."""
+    for branch in find_branches(deps.source):
+        if branch.bypass.node != name:
+            continue
+        weights = own_weights(deps.source, branch.nodes)
+        elements = sum(int(np.prod(shape, dtype=np.int64)) for shape in weights.values())
+        yield f" operand {branch.bypass.slot}, {branch.bypass.branch}, can be left out (--depth); with it go"
+        yield f"  {len(branch.nodes)} operators: {_some(branch.nodes)}"
+        yield f"  {len(weights)} weights with {elements:,} elements: {_some(list(weights))}"
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return f"{', '.join(names[:_LISTED])}{more}"
 
 
 # -- positions -------------------------------------------------------------------------------------------

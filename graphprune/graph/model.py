@@ -92,6 +92,23 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
+class Bypass:
+    """A summand that is left out of a sum, with everything that only it needs.
+
+    Attributes:
+        node: Name of the sum.
+        slot: Which of its operands goes.
+        value: Name of what the sum makes.
+        branch: Name of the operand.
+    """
+
+    node: str
+    slot: int
+    value: str
+    branch: str
+
+
+@dataclass(frozen=True, slots=True)
 class Graph:
     """A network in topological order.
 
@@ -110,6 +127,8 @@ class Graph:
         whole: Values that stay whole because something outside the graph reads them.
         equal: Sets of (value, axis) whose sizes the source says with one number: they have to stay equal.
         unread: Positions (value, axis, positions) of stored tensors that other inputs than these may read: they stay.
+        bypassed: Summands that were left out of ``whole_graph``, see :mod:`graphprune.graph.bypass`.
+        whole_graph: The graph before that, None where nothing was left out.
     """
 
     name: str
@@ -126,6 +145,13 @@ class Graph:
     whole: tuple[str, ...] = ()
     equal: tuple[tuple[tuple[str, int], ...], ...] = ()
     unread: tuple[tuple[str, int, tuple[int, ...]], ...] = ()
+    bypassed: tuple[Bypass, ...] = ()
+    whole_graph: Graph | None = field(repr=False, default=None)
+
+    @property
+    def origin(self) -> Graph:
+        """The graph with all its summands: what was given to be pruned."""
+        return self if self.whole_graph is None else self.whole_graph
 
     def constant(self, name: str) -> Array | None:
         """The fixed content of a value (a weight is read), or None when it is computed from data or not there."""

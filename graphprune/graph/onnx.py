@@ -14,10 +14,10 @@ import onnx_ir as ir
 
 from graphprune.errors import InputError
 from graphprune.graph.checks import check_structure, sort_nodes
-from graphprune.graph.control import is_control, unrolled
+from graphprune.graph.control import BadSizes, is_control, unrolled
 from graphprune.graph.functions import bodies_written_out
 from graphprune.graph.fuse import fuse_permutations
-from graphprune.graph.infer import Facts
+from graphprune.graph.infer import Caches, Facts, infer
 from graphprune.graph.model import Array, Graph, Node, Value, Weight
 from graphprune.graph.probe import probe, real_inputs
 from graphprune.graph.scopes import constant_tensor, graphs, initializers, nodes_of, one_scope, source_nodes
@@ -58,6 +58,20 @@ def load(
         model = one_scope(bodies_written_out(model, ruled))
     facts, sizes = probe(model, name, input_shapes)
     return _build(model, name, facts, sizes)
+
+
+def reread(model: ir.Model, like: Graph) -> Graph:
+    """The neutral graph of an edited clone of a graph's model, looked at with the same input sizes.
+
+    Raises:
+        InputError: It cannot run at these sizes.
+    """
+    caches = Caches.of(model)
+    try:
+        facts = [infer(model, sizes, caches) for sizes in like.input_shapes]
+    except BadSizes as error:
+        raise InputError(f"{like.name}: does not run at the sizes of the original ({error})") from None
+    return _build(model, like.name, facts, [dict(sizes) for sizes in like.input_shapes])
 
 
 def read_model(source: Source) -> tuple[ir.Model, str]:

@@ -99,7 +99,7 @@ def obs_curves(deps: DependencyGraph, grams: Grams) -> list[Curve | None]:
 
     Args:
         deps: The dependency graph.
-        grams: What :func:`read_grams` gives for it.
+        grams: What :func:`read_grams` gives for it, or for the model that it is part of.
     """
     found = {x.name: x for x in layers(deps.source)}
     readers: dict[int, list[Layer]] = {}
@@ -107,8 +107,9 @@ def obs_curves(deps: DependencyGraph, grams: Grams) -> list[Curve | None]:
     for place, group in enumerate(deps.groups):
         owner[group.units] = place
     for name, _ in grams:
-        labels = _labels(deps, found[name])
-        assert labels is not None
+        labels = _labels(deps, found[name]) if name in found else None
+        if labels is None:
+            continue  # it went with a branch
         for place in np.unique(owner[labels[labels > 0]]):
             readers.setdefault(int(place), []).append(found[name])
     out: list[Curve | None] = []

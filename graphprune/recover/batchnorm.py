@@ -12,7 +12,7 @@ import numpy as np
 from graphprune.calibration.layers import Norm, norms
 from graphprune.calibration.normal import Real
 from graphprune.calibration.store import Store
-from graphprune.calibration.walks import Walking, walk
+from graphprune.calibration.walks import Walking, walk, walk_origin
 from graphprune.coupling.cut import Cut
 from graphprune.graph.model import Array
 from graphprune.recover.contents import exchange
@@ -35,7 +35,7 @@ def reestimate(job: Job) -> list[LayerError]:
         return []
     report = []
     with Store(job.memory // 2) as store:
-        dense, pruned = walk(cut.deps.source, samples, store), walk(small, samples, store)
+        dense, pruned = walk_origin(cut.deps.source, samples, store), walk(small, samples, store)
         for norm in todo:
             if dense.makes(norm.made):
                 dense.want(norm.made)

@@ -25,6 +25,7 @@ from graphprune.cost.model import CostModel
 from graphprune.coupling.cut import Cut
 from graphprune.data.parts import Feed, rows
 from graphprune.errors import InputError
+from graphprune.graph.bypass import stand_ins
 from graphprune.graph.model import Array, Graph
 from graphprune.graph.onnx import load
 from graphprune.graph.run import Runner
@@ -182,8 +183,9 @@ def _with_inputs(model: ir.Model, names: Sequence[str]) -> ir.Model:
 
 def _targets(cut: Cut, found: Sequence[Head], feeds: Iterable[Mapping[str, Array]]) -> Iterator[list[Array]]:
     """Per feed what the original gives at the heads, of the pruned sizes."""
-    graph = cut.deps.source
-    names = [h.name for h in found]
+    graph, meant = cut.deps.source.origin, stand_ins(cut.deps.source)
+    own = [h.name for h in found]
+    names = [meant.get(n, n) for n in own]
     missing = set(names) - {*present([graph.source], names)}
     if missing:
         raise InputError(f"{graph.name}: the original has no value {min(missing)} to learn from")
@@ -192,4 +194,4 @@ def _targets(cut: Cut, found: Sequence[Head], feeds: Iterable[Mapping[str, Array
     runner = Runner(model)
     for feed in feeds:
         made = dict(zip(outputs, runner(feed), strict=True))
-        yield [box(cut, n, np.asarray(made[n], np.float32)) for n in names]
+        yield [box(cut, o, np.asarray(made[n], np.float32)) for o, n in zip(own, names, strict=True)]

@@ -75,7 +75,8 @@ class Evidence:
 
     def _original(self) -> list[list[Array]]:
         """Per feed the float outputs of the original."""
-        return _outputs(Runner(self.deps.source.source), self.feeds, self.deps.source)
+        origin = self.deps.source.origin
+        return _outputs(Runner(origin.source), self.feeds, origin)
 
     def _outputs(self, cut: Cut) -> list[list[Array]]:
         """Per feed the float outputs without what is cut, made up for."""

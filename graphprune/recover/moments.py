@@ -16,7 +16,7 @@ from graphprune.calibration.layers import Layer, layers, matrix, stored
 from graphprune.calibration.normal import Normal, Real
 from graphprune.calibration.store import Store
 from graphprune.calibration.unfold import outputs
-from graphprune.calibration.walks import walk
+from graphprune.calibration.walks import walk, walk_origin
 from graphprune.graph.model import Array
 from graphprune.recover.paired import Job, LayerError, Pair, changed, held_back
 
@@ -48,7 +48,7 @@ def _corrected(job: Job, *, scaled: bool) -> list[LayerError]:
     moved = changed(cut, small)
     report = []
     with Store(job.memory // 2) as store:
-        dense, pruned = walk(cut.deps.source, samples, store), walk(small, samples, store)
+        dense, pruned = walk_origin(cut.deps.source, samples, store), walk(small, samples, store)
         todo = [x for x in layers(small) if _open(x, moved) and dense.makes(x.behind)]
         for layer in todo:
             dense.want(layer.behind)

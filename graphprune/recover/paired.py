@@ -11,6 +11,7 @@ from graphprune.calibration.layers import Layer, Norm
 from graphprune.calibration.walks import Walking
 from graphprune.coupling.cut import Cut
 from graphprune.data.parts import Feed
+from graphprune.graph.bypass import rerouted
 from graphprune.graph.model import Array, Graph
 from graphprune.recover.contents import content, exchange
 
@@ -104,8 +105,8 @@ class Pair:
 
 
 def changed(cut: Cut, small: Graph) -> set[str]:
-    """Names of the pruned model's values whose content may differ from the original's, or that lost positions."""
-    out: set[str] = {n for n in small.inputs if cut.touched(n)}
+    """Names of the pruned model's values that may not hold what is read there in the original, or lost positions."""
+    out: set[str] = {n for n in small.inputs if cut.touched(n)} | rerouted(cut.deps.source).keys()
     for node in small.nodes:
         given = (*node.inputs, *node.captures)
         if any(n in out for n in given) or any(cut.touched(n) for n in (*given, *node.outputs) if n):

@@ -9,7 +9,8 @@ from graphprune.calibration.normal import Normal
 from graphprune.calibration.recurrent import Recurrent, recurrents
 from graphprune.calibration.store import Store
 from graphprune.calibration.unfold import outputs, unfold
-from graphprune.calibration.walks import walk
+from graphprune.calibration.walks import walk, walk_origin
+from graphprune.graph.bypass import stand_ins
 from graphprune.graph.model import Array, Graph
 from graphprune.recover.paired import Job, LayerError, Pair, changed, held_back
 from graphprune.recover.recurrent import RecurrentPair, refit_recurrent
@@ -30,8 +31,10 @@ def refit(job: Job) -> list[LayerError]:
     moved = changed(cut, small)
     report = []
     with Store(job.memory // 2) as store:
-        dense, pruned = walk(cut.deps.source, samples, store, states=True), walk(small, samples, store)
-        todo = [x for x in _in_order(small) if moved & _read(x) and all(dense.makes(n) for n in _aims(x))]
+        dense, pruned = walk_origin(cut.deps.source, samples, store, states=True), walk(small, samples, store)
+        meant = stand_ins(cut.deps.source).keys()
+        open_ = (x for x in _in_order(small) if moved & _read(x) or meant & set(_aims(x)))
+        todo = [x for x in open_ if all(dense.makes(n) for n in _aims(x))]
         for layer in todo:
             for name in (*_aims(layer), *(layer.read if isinstance(layer, Recurrent) else ())):
                 dense.want(name)

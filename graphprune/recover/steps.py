@@ -125,7 +125,7 @@ def recover(
         InputError: A step that is needed cannot be done.
     """
     train, judges = divided(samples)
-    source, example = cut.deps.source, next(iter(samples))
+    source, example = cut.deps.source.origin, next(iter(samples))
     wanted = _wanted(cut, judges)
     small = copied(source, model, example)
     error = first = _error(source, small, judges, wanted)
@@ -148,7 +148,7 @@ def recover(
 
 
 def _wanted(cut: Cut, feeds: Feeds) -> list[list[np.ndarray]]:
-    graph = cut.deps.source
+    graph = cut.deps.source.origin
     run, places = runner(graph), float_outputs(graph)
     return [[box(cut, graph.outputs[i], np.asarray(made[i])) for i in places] for made in map(run, feeds)]
 

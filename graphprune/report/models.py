@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 import graphprune
+from graphprune.report.depth import BranchInfo
 from graphprune.report.latency import LatencyReport
 from graphprune.report.quality import QualityReport
 from graphprune.report.recovery import RecoveryReport
@@ -179,6 +180,7 @@ class PruneReport(_Value):
         quality: Metric and agreement with the original, None where neither was measured.
         latency: What became of a latency target, None without one.
         recovery: What was done for the accuracy once the cut was proved, None when nothing was.
+        bypassed: Branches that were left out.
     """
 
     graphprune: str = graphprune.__version__
@@ -198,6 +200,7 @@ class PruneReport(_Value):
     quality: QualityReport | None = None
     latency: LatencyReport | None = None
     recovery: RecoveryReport | None = None
+    bypassed: tuple[BranchInfo, ...] = ()
 
 
 class FamilyReport(_Value):
@@ -228,6 +231,7 @@ class AnalysisReport(_Value):
         groups: All groups, in graph order.
         fibres: Units that leave every block in equal number, but not the same ones everywhere.
         pinned: Groups that lie inside blocks and leave all of them alike, with the reason.
+        branches: Branches that --depth may leave out.
         blocked: What cannot be cut, largest first.
         opaque: Operators that freeze all they touch.
         explanations: Texts asked for, by name.
@@ -243,6 +247,7 @@ class AnalysisReport(_Value):
     groups: tuple[GroupInfo, ...]
     fibres: tuple[FibreInfo, ...] = ()
     pinned: dict[str, str] = {}
+    branches: tuple[BranchInfo, ...] = ()
     blocked: tuple[BlockedAxis, ...]
     opaque: tuple[OpaqueNode, ...]
     explanations: dict[str, str] = {}

@@ -14,6 +14,7 @@ from graphprune.coupling.groups import DependencyGraph, Group
 from graphprune.graph.model import Graph
 from graphprune.graph.onnx import external_files
 from graphprune.plan import Plan
+from graphprune.report.depth import branch_infos
 from graphprune.report.models import (
     AnalysisReport,
     BlockedAxis,
@@ -138,6 +139,7 @@ def analysis(deps: DependencyGraph, size: int | None) -> AnalysisReport:
         groups=tuple(_info(g) for g in deps.groups),
         fibres=tuple(FibreInfo(group=f.group, units=f.size, blocks=f.number) for f in deps.fibres.factors),
         pinned=dict(deps.fibres.pinned),
+        branches=branch_infos(deps),
         blocked=blocked_axes(deps),
         opaque=tuple(OpaqueNode(node=n, reason=r, mend=_mend(r)) for n, r in deps.state.opaque.items()),
     )

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from graphprune.report.checkpoints import CheckpointReport, FieldChange
+from graphprune.report.depth import branch_table
 from graphprune.report.latency import latency_table
 from graphprune.report.models import (
     AnalysisReport,
@@ -60,10 +61,11 @@ def _prune(report: PruneReport, rows: int | None = _ROWS) -> RenderableType:
     parts += quality_tables(report.quality, rows)
     parts += [Text(note, "yellow") for note in report.notes]
     parts += _interface(report.io, rows)
+    before = report.before
+    parts += branch_table(report.bypassed, "branches left out", before.macs, before.params, rows)
+    parts += _more(len(report.bypassed), rows)
     lossless = bool(report.recipe.get("lossless"))
-    parts += _cuts(
-        report.groups, report.before, rows, "dead channels by group" if lossless else "groups that gave most"
-    )
+    parts += _cuts(report.groups, before, rows, "dead channels by group" if lossless else "groups that gave most")
     parts += _blocked(report.blocked, rows)
     return Group(*parts)
 
@@ -78,6 +80,9 @@ def _analysis(report: AnalysisReport, rows: int | None = _ROWS) -> RenderableTyp
     if report.explanations:
         return Text("\n\n".join(report.explanations.values()))
     parts: list[RenderableType] = [_heading(report.model), _facts(report), *_groups(report.groups, rows)]
+    title = "branches that can be left out (--depth)"
+    parts += branch_table(report.branches, title, report.cost.macs, report.cost.params, rows)
+    parts += _more(len(report.branches), rows)
     if report.opaque:
         table = _table("operators that freeze what they touch", "node", "reason", "to unblock")
         for o in _some(report.opaque, rows):

@@ -145,12 +145,16 @@ def fit(plan: Plan, stored: Mapping[str, Stored], where: str) -> dict[str, Box]:
         where: Name of the checkpoint, for messages.
 
     Raises:
-        InputError: The plan is lossless, names are missing or ambiguous, sizes differ, or the checkpoint holds
-            tensors that the plan does not know and whose axes may belong to those it cuts.
+        InputError: The plan is lossless or bypasses branches, names are missing or ambiguous, sizes differ, or the
+            checkpoint holds tensors that the plan does not know and whose axes may belong to those it cuts.
     """
     if is_lossless(plan):
         raise InputError(
             f"{where}: a lossless plan folds constants into weights, which needs the graph; apply it to the model"
+        )
+    if plan.bypassed:
+        raise InputError(
+            f"{where}: the plan bypasses {len(plan.bypassed)} branches, which needs the graph; apply it to the model"
         )
     wanted = {n: box for n, box in boxes(plan).items() if n not in plan.transient or n in stored}
     if not wanted:

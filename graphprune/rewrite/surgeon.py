@@ -19,12 +19,17 @@ _FREE_INITIALIZERS = 4  # before this IR version every initializer has to be a g
 
 
 class Surgeon:
-    """A clone of the model under edit; the rewriter and the masked reference both work through it."""
+    """A clone of the model under edit; the rewriter and the masked reference both work through it.
 
-    def __init__(self, cut: Cut) -> None:
+    Args:
+        cut: What is kept of every axis.
+        model: The model to clone where it is not that of the cut, but one that holds all its nodes and values.
+    """
+
+    def __init__(self, cut: Cut, model: ir.Model | None = None) -> None:
         self.cut = cut
         self.graph = cut.deps.source
-        self.model: ir.Model = self.graph.source.clone()
+        self.model: ir.Model = (self.graph.source if model is None else model).clone()
         self.nodes: dict[str, ir.Node] = dict(source_nodes(self.model))
         self.values: dict[str, ir.Value] = {v.name or "": v for v in all_values(self.model)}
         self.touched: list[ir.Value] = []

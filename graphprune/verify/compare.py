@@ -78,11 +78,11 @@ def verify_cut(
     Returns:
         The verdict; it never raises for a wrong model.
     """
-    problem = changed_interface(cut, pruned) or check_valid(pruned, cut.deps.source.source)
+    problem = changed_interface(cut, pruned) or check_valid(pruned, cut.deps.source.origin.source)
     if problem:
         return _failed(f"is not valid: {problem}")
     for count, settings in ((samples, False), (samples, True), (_MANY * samples, False)):
-        inputs = [*feeds, *random_feeds(cut.deps.source, count, seed, settings=settings)]
+        inputs = [*feeds, *random_feeds(cut.deps.source.origin, count, seed, settings=settings)]
         # A network cut down to dead units is constant whatever goes in; it is still compared, on many inputs.
         verdict = _compare(cut, pruned, inputs, seed, varied=count == samples, lossless=lossless)
         if verdict.samples:
@@ -123,7 +123,7 @@ def _compare(
     ``exact`` compares their twins whose scales are powers of two.
     """
     graph = cut.deps.source
-    masked = cloned(graph.source) if lossless else masked_reference(cut)
+    masked = cloned(graph.origin.source) if lossless else masked_reference(cut)
     if exact:
         masked, pruned = exact_scales(masked), exact_scales(pruned)
     hidden = inner_values(graph)
@@ -198,7 +198,7 @@ def _first_run(
     """
     fed = [{k: box(cut, k, v) for k, v in feed.items()} for feed in inputs]
     given = _Bench(masked, pruned, inputs, fed)
-    *better, last = readings(cut.deps.source, weight_bytes(masked))
+    *better, last = readings(cut.deps.source.origin, weight_bytes(masked))
     for wide in better:
         bench = given.widened() if wide else given
         with suppress(CannotRun):

@@ -16,15 +16,20 @@ import numpy as np
 import onnx_ir as ir
 
 from graphprune.coupling.cut import Cut, Mask
-from graphprune.graph.model import Array, Node
+from graphprune.graph.model import Array, Bypass, Node
 from graphprune.rewrite.surgeon import Surgeon
 from graphprune.rewrite.values import forget_shape
 from graphprune.rules.context import Site
 
 
 def masked_reference(cut: Cut) -> ir.Model:
-    """The original model with the removed positions of ``cut`` masked at every consumer."""
-    surgeon = Surgeon(cut)
+    """The original model with the removed positions of ``cut`` masked at every consumer.
+
+    Where branches were bypassed it is the model that has them still, with each of them masked in whole.
+    """
+    surgeon = Surgeon(cut, cut.deps.source.origin.source)
+    for bypass in cut.deps.source.bypassed:
+        _mask_branch(surgeon, bypass)
     by_node: dict[str, list[Site]] = {}
     free = {(f.node, slot): f.free for f in cut.folds for slot, _ in f.sites}
     for site in cut.deps.sites:
@@ -42,6 +47,17 @@ def masked_reference(cut: Cut) -> ir.Model:
         if value.const_value is None and id(value) not in interface:
             forget_shape(value)
     return surgeon.model
+
+
+def _mask_branch(surgeon: Surgeon, bypass: Bypass) -> None:
+    """Add zeros in the place of a summand that is left out; the branch itself still runs."""
+    target, facts = surgeon.nodes[bypass.node], surgeon.graph.origin.values[bypass.branch]
+    value = target.inputs[bypass.slot]
+    assert value is not None
+    assert facts.shape is not None
+    nothing = np.zeros((), ir.DataType[facts.dtype.upper()].numpy())
+    everywhere = np.zeros([1] * len(facts.shape), np.bool_)
+    target.replace_input_with(bypass.slot, surgeon.overlay(value, everywhere, nothing, target))
 
 
 def _input(cut: Cut, site: Site) -> str:

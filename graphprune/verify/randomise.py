@@ -6,6 +6,7 @@ Where all elements of a weight are equal, cutting the wrong rows goes unseen. Gr
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -13,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphprune.coupling.cut import Cut
-from graphprune.graph.model import Array, Weight
+from graphprune.graph.model import Array, Graph, Weight
 from graphprune.graph.scopes import all_values
 
 _GLANCE = 64
@@ -25,18 +26,23 @@ def randomised(cut: Cut, seed: int) -> Cut | None:
     flat = {w.source: w for n, w in graph.weights.items() if cut.touched(n) and _flat(w)}
     if not flat:
         return None
-    model: ir.Model = graph.source.clone()
     rng = np.random.default_rng(seed)
-    content: dict[str, Array] = {}
-    made = {v.name or "": v for v in all_values(model)}
-    for name, weight in flat.items():
-        array = _random(rng, weight.shape).astype(weight.read().dtype)
-        content[name] = array
-        _replace(model, weight, ir.Tensor(array, name=name), made[name])
-    weights = {n: _swapped(w, content.get(w.source)) for n, w in graph.weights.items()}
-    twin = replace(graph, source=model, weights=weights)
+    content = {n: np.asarray(_random(rng, w.shape), w.read().dtype) for n, w in flat.items()}
+    twin = _refilled(graph, flat, content)
+    if graph.whole_graph is not None:
+        twin = replace(twin, whole_graph=_refilled(graph.whole_graph, flat, content))
     deps = replace(cut.deps, source=twin, state=replace(cut.deps.state, graph=twin))
     return Cut(deps, cut.removed)
+
+
+def _refilled(graph: Graph, flat: Mapping[str, Weight], content: Mapping[str, Array]) -> Graph:
+    """The graph with other content in some stored tensors."""
+    model: ir.Model = graph.source.clone()
+    made = {v.name or "": v for v in all_values(model)}
+    for name, weight in flat.items():
+        _replace(model, weight, ir.Tensor(content[name], name=name), made[name])
+    weights = {n: _swapped(w, content.get(w.source)) for n, w in graph.weights.items()}
+    return replace(graph, source=model, weights=weights)
 
 
 def _flat(weight: Weight) -> bool:

@@ -19,7 +19,7 @@ def changed_interface(cut: Cut, pruned: ir.Model) -> str:
 
     Axes of those that the cut shrinks have their new size.
     """
-    original = cut.deps.source.source
+    original = cut.deps.source.origin.source
     for kind, old, new in (
         ("inputs", original.graph.inputs, pruned.graph.inputs),
         ("outputs", original.graph.outputs, pruned.graph.outputs),

@@ -10,7 +10,12 @@ import onnxruntime as ort
 import pytest
 
 from graphprune import api
+from graphprune.cost.model import CostModel
+from graphprune.coupling.branches import find_branches
+from graphprune.graph.bypass import bypassed
 from graphprune.graph.run import random_feeds
+from graphprune.rewrite.onnx import rewrite
+from graphprune.verify.compare import verify_cut
 from tests.assets import LIGHT, ONNX_NAMES, asset_or_skip, light
 
 pytestmark = pytest.mark.assets
@@ -55,3 +60,29 @@ def test_integer_weights_at_half_the_macs(name: str, tmp_path: Path) -> None:
     assert result.after.macs <= 0.5 * result.before.macs
     stored = {t.dtype for t in result.model.graph.initializers.values()}
     assert ir.DataType.INT8 in stored or ir.DataType.UINT8 in stored
+
+
+@pytest.mark.parametrize(("name", "branches"), [("minilm_l6_int8", 12), ("ppocr4_rec", 4)])
+def test_branches_of_shipped_models(name: str, branches: int, tmp_path: Path) -> None:
+    """Attention and MLP of every layer, with what they cost, and the file without one of them or more."""
+    path, target = asset_or_skip(name), tmp_path / "pruned.onnx"
+    assert len(find_branches(api.load(path))) == branches
+    result = api.prune(path, target, params="97%", depth="only")
+    assert result.verdict is not None
+    assert result.verdict.passed
+    assert result.plan.bypassed
+    assert not result.plan.groups
+    written = api.analyze(api.load(target))
+    assert result.after == CostModel(written).costs(np.zeros(written.state.store.count, bool))
+
+
+@pytest.mark.parametrize("name", [n for n in LIGHT if "resnet" in n])
+def test_branches_of_classic_graphs(name: str) -> None:
+    """Every third branch left out of a net with constant weights, and a quarter of all widths: random twins agree."""
+    graph = api.load(light(name))
+    found = find_branches(graph)
+    deps = api.analyze(bypassed(graph, [b.bypass for b in found[::3]]))
+    cut = deps.cut(np.concatenate([g.units[: g.size // 4] for g in deps.groups]))
+    verdict = verify_cut(cut, rewrite(cut))
+    assert len(found) >= 12
+    assert verdict.passed, verdict.text

@@ -1,0 +1,1 @@
+"""Depth: which branches to leave out, in competition with widths."""
