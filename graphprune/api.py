@@ -64,6 +64,7 @@ def plan(
     width: Sequence[str] = (),
     equal: Sequence[str] = (),
     allocation: str = "auto",
+    sensitivity: Any = None,
 ) -> Plan:
     """Decide what to remove.
 
@@ -94,13 +95,12 @@ def plan(
         ignore: Patterns of nodes, weights and module paths that stay whole.
         only: Patterns outside which everything stays whole.
         allow_io: Patterns of graph inputs and outputs that may shrink; a dependency graph was made with its own.
-        shared_offsets: Remove the same offsets from every convolution group, head or norm group, even where each
-            could keep its own.
-        width: How many units groups keep, "PATTERN=16:48", "PATTERN=16:" or "PATTERN=32"; the pattern matches names
-            of groups, or is "kind:heads".
+        shared_offsets: Remove the same offsets from every block, even where each could keep its own.
+        width: How many units groups keep, "PATTERN=16:48" or "PATTERN=32"; matched with names, or "kind:heads".
         equal: Patterns whose groups keep the same width; with brackets, one class for each text captured.
         allocation: "solver" loses least under all limits, "global" ranks all units, "uniform" takes the same share of
             every group; "auto" is the solver where losses were measured, else the ranking.
+        sensitivity: Curves for the solver: "auto" measures them; or what ``sensitivity`` found, or its file.
 
     Raises:
         InputError: An option cannot be read or a pattern matches nothing, or constraints contradict each other.
@@ -134,6 +134,7 @@ def plan(
         "width": tuple(width),
         "equal": tuple(equal),
         "allocation": allocation,
+        "sensitivity": sensitivity,
     }
     options |= {k: v for k, v in {"align": align, "max_ratio": max_ratio}.items() if v is not None}
     return prepared(deps, options).plan()

@@ -13,6 +13,7 @@ from graphprune.errors import InputError
 
 AUTO = "auto"
 RANDOM = "random"
+_WORDS = (AUTO, RANDOM)
 _SHAPE = re.compile(r"(?:(?P<name>.*):)?(?P<sizes>\d+(?:[x,]\d+)*)")
 _SCRIPT = re.compile(r"(?P<file>.*\.py):(?P<name>\w+)")
 AMOUNTS = ("macs", "params", "size", "memory", "latency", "ratio")
@@ -51,6 +52,18 @@ def align(text: str) -> int | str:
         raise InputError(f"--align {text}: must be a whole number, or auto") from None
 
 
+def shares(name: str, text: str) -> tuple[float, ...]:
+    """Shares with commas between them: 25%,50% or 0.25,0.5.
+
+    Raises:
+        InputError: One of them is no number.
+    """
+    try:
+        return tuple(float(p[:-1]) / 100 if (p := part.strip()).endswith("%") else float(p) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"--{name} {text}: cannot be read; write 25%,50%,75%") from None
+
+
 def number(text: str) -> str | int | float:
     """A plain number as a number, so that flags, files and Python callers leave the same plan behind."""
     for kind in (int, float):
@@ -65,9 +78,9 @@ def number(text: str) -> str | int | float:
 def moved_source(text: str, folder: Path | None, home: Path = Path()) -> str:
     """A path or ``file.py:function`` that stands in a recipe in ``home``, as it has to stand in one in ``folder``.
 
-    Without a folder: as it has to be given. The word random stays.
+    Without a folder: as it has to be given. The words random and auto stay.
     """
-    if text == RANDOM:
+    if text in _WORDS:
         return text
     script = _SCRIPT.fullmatch(text)
     file, name = (script["file"], script["name"]) if script else (text, "")
@@ -132,6 +145,7 @@ CONVERT: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "width": ("text such as PATTERN=16:48 or a list of it", _texts),
     "equal": ("a regular expression or a list of them", _texts),
     "allocation": ("a name", _text),
+    "sensitivity": ("auto, or a path", _text),
     "criterion": ("a name", _text),
     "aggregate": ("a name", _text),
     "normalise": ("a name", _text),

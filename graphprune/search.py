@@ -25,6 +25,7 @@ from graphprune.graph.run import CannotRun
 from graphprune.plan import Plan, is_lossless, planned_cut
 from graphprune.recover.judge import judged
 from graphprune.recover.steps import AUTO, Recovery, recover, step_names
+from graphprune.sensitivity.measure import drive
 from graphprune.verify.bisect import culprits
 from graphprune.verify.compare import Verdict
 from graphprune.verify.fitted import mark
@@ -119,8 +120,13 @@ def prepared(deps: DependencyGraph, options: Mapping[str, Any], progress: Progre
     Raises:
         InputError: An option is unknown or cannot be read.
     """
+    options = dict(options)
+    how = options.pop("sensitivity", None)
     planner = Planner.from_options(deps, options)
-    if planner.by_curves and planner.calibration is not None:
+    if how is not None:
+        progress("calibrate")
+        drive(planner, how, options, progress)
+    elif planner.by_curves and planner.calibration is not None:
         progress("calibrate")
         try:
             planner.curves = judged(planner.deps, planner.calibration, planner.scores, progress)

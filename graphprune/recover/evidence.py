@@ -10,12 +10,13 @@ single layers add up).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from graphprune.calibration.layers import Layer, layers, matrix, stored
+from graphprune.calibration.store import Store
 from graphprune.coupling.cut import Cut
 from graphprune.coupling.groups import DependencyGraph
 from graphprune.graph.model import Array, Graph
@@ -30,6 +31,7 @@ from graphprune.rewrite.onnx import rewrite
 _SHARES = (0.25, 0.5)
 _POWERS = (0.5, 2.0)
 _TINY = 1e-9
+_HELD = 256 << 20  # bytes of the original's outputs in memory, what is more lies in files
 
 
 @dataclass(frozen=True)
@@ -53,30 +55,40 @@ class Evidence:
 
     Args:
         deps: The dependency graph.
-        grams: Gram matrices of its layers.
-        feeds: Inputs to compare outputs on.
+        grams: Gram matrices of its layers; of layers that are left out the weights stay as they are.
+        feeds: Inputs to compare outputs on, the same in every pass.
+        threads: Threads of onnxruntime, 0 for its default.
     """
 
     deps: DependencyGraph
     grams: Grams
-    feeds: Sequence[Mapping[str, Array]]
+    feeds: Iterable[Mapping[str, Array]]
+    threads: int = 0
 
     def __post_init__(self) -> None:
         self._layers = {x.name: x for x in layers(self.deps.source)}
-        self._wanted = _outputs(Runner(self.deps.source.source), self.feeds, self.deps.source)
+        self._wanted, self._feeds = Store(_HELD), 0
+        for made in _outputs(Runner(self.deps.source.source, threads=self.threads), self.feeds, self.deps.source):
+            for place, array in enumerate(made):
+                self._wanted.put(str(place), self._feeds, array)
+            self._feeds += 1
 
     def measure(self, units: Array) -> float:
         """Error of the outputs when some units leave and the layers that read them make up for it."""
-        cut = self.deps.cut(np.asarray(units, np.int32))
+        return self.error(self.deps.cut(np.asarray(units, np.int32)))
+
+    def error(self, cut: Cut) -> float:
+        """The same for a cut; infinite where its model does not run."""
         small = load(rewrite(cut))
-        for layer in layers(small):
+        for layer in layers(small) if self.grams else ():
             if layer.name in self._layers:
                 self._compensate(cut, small, layer, self._layers[layer.name])
+        places = [str(i) for i in range(len(float_outputs(self.deps.source)))]
+        wanted = ([self._wanted.get(n, feed) for n in places] for feed in range(self._feeds))
         try:
-            got = _outputs(Runner(small.source), self.feeds, small)
+            return relative_error(wanted, _outputs(Runner(small.source, threads=self.threads), self.feeds, small))
         except CannotRun:
             return np.inf
-        return relative_error(self._wanted, got)
 
     def _compensate(self, cut: Cut, small: Graph, layer: Layer, full: Layer) -> None:
         kept = cut.kept(full.input, full.linear.axis)
@@ -146,7 +158,7 @@ def _through(curve: Curve, points: Sequence[Point]) -> Curve:
     return Curve(curve.order, np.maximum.accumulate(scale * shape**power))
 
 
-def _outputs(runner: Runner, feeds: Sequence[Mapping[str, Array]], graph: Graph) -> list[list[Array]]:
-    """Per feed the float outputs."""
+def _outputs(runner: Runner, feeds: Iterable[Mapping[str, Array]], graph: Graph) -> Iterator[list[Array]]:
+    """The float outputs, feed by feed."""
     places = float_outputs(graph)
-    return [[np.asarray(made[i]) for i in places] for made in map(runner, feeds)]
+    return ([np.asarray(made[i]) for i in places] for made in map(runner, feeds))

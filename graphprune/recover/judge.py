@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from graphprune.calibration import Calibration
 from graphprune.coupling.groups import DependencyGraph
 from graphprune.importance.curve import Curve
-from graphprune.importance.obs import obs_curves, read_grams
+from graphprune.importance.obs import Grams, obs_curves, read_grams
 from graphprune.recover.evidence import Evidence, bent
 
 _SAMPLES = 128  # that trial cuts are compared on, about
@@ -33,11 +33,16 @@ def judged(
         progress: Called with what is being looked at.
     """
     grams = read_grams(deps, calibration)
-    found = obs_curves(deps, grams)
-    curves = [c or Curve.of_scores(g.units, scores) for c, g in zip(found, deps.groups, strict=True)]
+    curves = ordered(deps, grams, scores)
     samples = calibration.samples
     per_feed = max((len(a) for a in next(iter(samples)).values() if a.ndim), default=1)
     feeds = list(islice(samples, max(1, min(len(samples), _SAMPLES // per_feed))))
     shares = (0.4,) if len(curves) > _MANY else (0.25, 0.5)
     made, _ = bent(deps, curves, Evidence(deps, grams, feeds), shares=shares, progress=progress)
     return made
+
+
+def ordered(deps: DependencyGraph, grams: Grams, scores: NDArray[np.float64]) -> list[Curve]:
+    """Per group in which order its units leave by optimal brain surgeon; by scores where no layer tells."""
+    found = obs_curves(deps, grams)
+    return [c or Curve.of_scores(g.units, scores) for c, g in zip(found, deps.groups, strict=True)]

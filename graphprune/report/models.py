@@ -10,6 +10,7 @@ import graphprune
 from graphprune.report.latency import LatencyReport
 from graphprune.report.quality import QualityReport
 from graphprune.report.recovery import RecoveryReport
+from graphprune.sensitivity.curves import Sensitivity
 
 
 class _Value(BaseModel):
@@ -231,6 +232,8 @@ class AnalysisReport(_Value):
         blocked: What cannot be cut, largest first.
         opaque: Operators that freeze all they touch.
         explanations: Texts asked for, by name.
+        sensitivity: What each group costs when it alone is cut, None where that was not measured.
+        plot: File with the curves, None without.
     """
 
     graphprune: str = graphprune.__version__
@@ -246,6 +249,8 @@ class AnalysisReport(_Value):
     blocked: tuple[BlockedAxis, ...]
     opaque: tuple[OpaqueNode, ...]
     explanations: dict[str, str] = {}
+    sensitivity: Sensitivity | None = None
+    plot: str | None = None
 
 
 class VerifyReport(_Value):

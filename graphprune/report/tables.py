@@ -28,6 +28,7 @@ from graphprune.report.models import (
 from graphprune.report.profile import NodeCost, NodeTime, ProfileReport
 from graphprune.report.quality import quality_tables
 from graphprune.report.recovery import recovery_table
+from graphprune.report.sensitivity import sensitivity_table
 
 _ROWS = 8
 _T = TypeVar("_T")
@@ -77,7 +78,10 @@ def _family(report: FamilyReport, rows: int | None = _ROWS) -> RenderableType:
 def _analysis(report: AnalysisReport, rows: int | None = _ROWS) -> RenderableType:
     if report.explanations:
         return Text("\n\n".join(report.explanations.values()))
-    parts: list[RenderableType] = [_heading(report.model), _facts(report), *_groups(report.groups, rows)]
+    parts: list[RenderableType] = [_heading(report.model), _facts(report)]
+    if report.sensitivity is not None:
+        return Group(*parts, *sensitivity_table(report.sensitivity, rows, report.plot))
+    parts += _groups(report.groups, rows)
     if report.opaque:
         table = _table("operators that freeze what they touch", "node", "reason", "to unblock")
         for o in _some(report.opaque, rows):
