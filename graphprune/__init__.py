@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from graphprune.plan import Plan
     from graphprune.report.profile import profile
     from graphprune.rules.custom import register
-    from graphprune.sensitivity.curves import Sensitivity
     from graphprune.space import Space
+    from graphprune.sweep.curves import Sensitivity
 
 __version__ = "0.1.0"
 
@@ -31,7 +31,7 @@ _HOME = {
     **dict.fromkeys(("Result", "analyze", "apply", "load", "plan", "prune", "save", "verify"), "graphprune.api"),
     **dict.fromkeys(("slice_optimizer", "trace"), "graphprune.api_torch"),
     **dict.fromkeys(("channel_map", "restore", "scatter"), "graphprune.checkpoints"),
-    "Sensitivity": "graphprune.sensitivity.curves",
+    "Sensitivity": "graphprune.sweep.curves",
     "Space": "graphprune.space",
     "family": "graphprune.family",
     "GraphPruneError": "graphprune.errors",

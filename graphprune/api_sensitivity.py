@@ -15,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphprune.api_read import analyze, graph_of
+from graphprune.api_torch import is_torch
 from graphprune.budget.planner import POSITIONS, Planner
 from graphprune.calibration import Calibration
 from graphprune.coupling.groups import DependencyGraph
@@ -26,12 +27,12 @@ from graphprune.graph.custom import STANDARD
 from graphprune.graph.model import Graph
 from graphprune.graph.onnx import Source
 from graphprune.importance.base import Criterion
-from graphprune.sensitivity.cache import folder
-from graphprune.sensitivity.curves import Sensitivity
-from graphprune.sensitivity.measure import SAMPLES, Setting, measured
-from graphprune.sensitivity.sweep import RATIOS, checked_ratios
-from graphprune.sensitivity.tasks import Place
-from graphprune.sensitivity.workers import Workers
+from graphprune.sweep.cache import folder
+from graphprune.sweep.curves import Sensitivity
+from graphprune.sweep.measure import SAMPLES, Setting, measured
+from graphprune.sweep.run import RATIOS, checked_ratios
+from graphprune.sweep.tasks import Place
+from graphprune.sweep.workers import Workers
 
 _RUNTIMES_OWN = {*STANDARD, "ai.onnx.ml", "com.microsoft"}
 
@@ -85,6 +86,8 @@ def sensitivity(
     folder(cache)
     if data is None:
         raise InputError("--sensitivity measures on samples: give some with --data")
+    if is_torch(source):
+        raise InputError("sensitivities are measured on ONNX files; export the module first")
     progress("load")
     deps = source if isinstance(source, DependencyGraph) else analyze(graph_of(source, input_shapes), allow_io=allow_io)
     graph = deps.source

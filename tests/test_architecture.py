@@ -29,7 +29,7 @@ FLOW = [
     "rewrite",
     "verify",
     "recover",
-    "sensitivity",
+    "sweep",
     "report",
     "integrations",
     "dialect",

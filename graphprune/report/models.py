@@ -10,7 +10,7 @@ import graphprune
 from graphprune.report.latency import LatencyReport
 from graphprune.report.quality import QualityReport
 from graphprune.report.recovery import RecoveryReport
-from graphprune.sensitivity.curves import Sensitivity
+from graphprune.sweep.curves import Sensitivity
 
 
 class _Value(BaseModel):

@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 
 from graphprune.errors import InputError
-from graphprune.sensitivity.curves import GroupCurve, Sensitivity
+from graphprune.sweep.curves import GroupCurve, Sensitivity
 
 ENDINGS = (".svg", ".html", ".png")
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 960, 560, 80, 330, 50, 50

@@ -8,7 +8,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from graphprune.sensitivity.curves import GroupCurve, Sensitivity, count
+from graphprune.sweep.curves import GroupCurve, Sensitivity, count
 
 
 def sensitivity_table(found: Sensitivity, rows: int | None, plot: str | None) -> Iterator[RenderableType]:

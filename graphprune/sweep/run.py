@@ -11,10 +11,10 @@ from graphprune.coupling.groups import DependencyGraph
 from graphprune.errors import GraphPruneError, InputError
 from graphprune.importance.curve import Curve
 from graphprune.plan import Plan
-from graphprune.sensitivity.cache import Results
-from graphprune.sensitivity.curves import GroupCurve, Measured, count
-from graphprune.sensitivity.tasks import Outcome, Task
-from graphprune.sensitivity.workers import Lost, Run
+from graphprune.sweep.cache import Results
+from graphprune.sweep.curves import GroupCurve, Measured, count
+from graphprune.sweep.tasks import Outcome, Task
+from graphprune.sweep.workers import Lost, Run
 
 RATIOS = (0.25, 0.5, 0.75)
 Progress = Callable[[str], None]

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from graphprune.errors import GraphPruneError, InputError
-from graphprune.sensitivity.tasks import Outcome, Place, Task
+from graphprune.sweep.tasks import Outcome, Place, Task
 
 BACKENDS = ("processes", "dask", "ray")
 _SECONDS = 10  # to wait for a cluster
@@ -124,13 +124,14 @@ def _dask(address: str, stack: ExitStack) -> dict[str, Any]:
         client.wait_for_workers(1, timeout=_SECONDS)
     except (OSError, ValueError, TimeoutError) as error:
         raise InputError(f"--address {address}: no Dask scheduler with workers answers ({_short(error)})") from None
-    return {"backend": "dask", "client": client}
+    from graphprune.sweep.cluster import dask_cluster
+
+    return {"backend": dask_cluster(client)}
 
 
 def _ray(address: str, stack: ExitStack) -> dict[str, Any]:
     try:
         import ray
-        from ray.util.joblib import register_ray
     except ImportError:
         raise InputError('--backend ray needs Ray: pip install "graphprune[ray]"') from None
     try:
@@ -138,8 +139,9 @@ def _ray(address: str, stack: ExitStack) -> dict[str, Any]:
     except Exception as error:
         raise InputError(f"--address {address}: no Ray cluster answers ({_short(error)})") from None
     stack.callback(ray.shutdown)
-    register_ray()
-    return {"backend": "ray"}
+    from graphprune.sweep.cluster import ray_cluster
+
+    return {"backend": ray_cluster(ray)}
 
 
 def _short(error: BaseException) -> str:

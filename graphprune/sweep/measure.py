@@ -19,13 +19,14 @@ from graphprune.coupling.cut import Mask
 from graphprune.data import Samples
 from graphprune.errors import InputError
 from graphprune.graph.run import CannotRun
+from graphprune.importance.base import CRITERIA, MEASURED, wants_data
 from graphprune.importance.obs import Grams, read_grams
 from graphprune.recover.judge import ordered
-from graphprune.sensitivity.cache import Results, folder
-from graphprune.sensitivity.curves import Sensitivity
-from graphprune.sensitivity.sweep import RATIOS, Progress, Sweep, Work, group_curves, tasks_of
-from graphprune.sensitivity.tasks import Bench, Place, attempt, content_of
-from graphprune.sensitivity.workers import Run, Workers
+from graphprune.sweep.cache import Results, folder
+from graphprune.sweep.curves import Sensitivity
+from graphprune.sweep.run import RATIOS, Progress, Sweep, Work, group_curves, tasks_of
+from graphprune.sweep.tasks import Bench, Place, attempt, content_of
+from graphprune.sweep.workers import Run, Workers
 
 SAMPLES = 256  # that outputs are compared on where no number is given
 
@@ -131,38 +132,48 @@ def _compensation(planner: Planner, setting: Setting) -> list[str]:
     return ["compensated", content_of(planner.calibration.samples), str(planner.calibration.seed)]
 
 
-def drive(
-    planner: Planner, how: str | Path | Sensitivity, options: Mapping[str, Any], progress: Progress = lambda _: None
-) -> None:
+def asked(how: str | Path | Sensitivity, options: Mapping[str, Any]) -> tuple[Sensitivity | None, dict[str, Any]]:
+    """The curves that are given, None where they are to be measured, and the options with their criterion.
+
+    Raises:
+        InputError: There is no such file, or the options ask for something else.
+    """
+    if options.get("lossless"):
+        raise InputError("--lossless removes exactly the dead channels: leave out --sensitivity")
+    if not isinstance(how, Sensitivity) and str(how) == AUTO:
+        return None, dict(options)
+    found = how if isinstance(how, Sensitivity) else Sensitivity.read(how)
+    criterion = options.get("criterion") or AUTO
+    if criterion not in (AUTO, found.criterion):
+        raise InputError(
+            f"--criterion {criterion}: the sensitivities were measured in the order of {found.criterion}; leave out"
+            " --criterion, or measure again with it"
+        )
+    known = found.criterion in {*CRITERIA, *MEASURED} and (
+        options.get("data") is not None or not wants_data(found.criterion)
+    )
+    return found, {**options, "criterion": found.criterion if known else AUTO}
+
+
+def drive(planner: Planner, found: Sensitivity | None, name: str, progress: Progress = lambda _: None) -> None:
     """Let a planner minimise measured curves.
 
     Args:
         planner: The planner.
-        how: "auto" to measure them now, the file of a sweep, or what a sweep found.
-        options: The options of the planner.
+        found: The curves; None to measure them now.
+        name: What the plan notes about where they come from.
         progress: Called with what is being measured.
 
     Raises:
-        InputError: There is no data to measure on, or the sensitivities belong to another model or criterion.
+        InputError: There is no data to measure on, or the curves belong to another graph.
     """
-    if planner.lossless:
-        raise InputError("--lossless removes exactly the dead channels: leave out --sensitivity")
-    if isinstance(how, Sensitivity) or str(how) != AUTO:
-        found = how if isinstance(how, Sensitivity) else Sensitivity.read(how)
-        asked = options.get("criterion") or AUTO
-        if asked not in (AUTO, found.criterion):
-            raise InputError(
-                f"--criterion {asked}: the sensitivities were measured in the order of {found.criterion}; leave out"
-                f" --criterion, or measure again with it"
-            )
-        if found.digest != model_key(planner.deps.source):
-            planner.notes.append(f"the sensitivities were measured on other weights ({found.model})")
-        planner.recipe["criterion"] = found.criterion
-    else:
+    if found is None:
         found = _now(planner, progress)
         planner.notes.extend(n for n in found.notes if n not in planner.notes)
+    elif found.digest != model_key(planner.deps.source):
+        planner.notes.append(f"the sensitivities were measured on other weights ({found.model})")
     planner.curves = found.curves(planner.deps)
-    planner.recipe["sensitivity"] = AUTO if isinstance(how, Sensitivity) else str(how)
+    planner.recipe |= {"criterion": found.criterion, "sensitivity": name}
 
 
 def _now(planner: Planner, progress: Progress) -> Sensitivity:

@@ -12,7 +12,7 @@ from typing import Any
 
 import graphprune
 from graphprune.errors import InputError
-from graphprune.sensitivity.tasks import Outcome
+from graphprune.sweep.tasks import Outcome
 
 VERSION = 1
 ENVIRONMENT = "GRAPHPRUNE_CACHE"
