@@ -15,9 +15,8 @@ from onnx import numpy_helper
 
 import graphprune as gp
 from graphprune.errors import InputError
-from graphprune.importance.curve import Curve
 from graphprune.sweep import measure
-from graphprune.sweep.curves import Measured, Sensitivity, count, through
+from graphprune.sweep.curves import Measured, Sensitivity, count
 from tests.commandline import FASHION, call, done, listing, refused
 from tests.sensitive import GROUPS, forbidden, planted, stage
 
@@ -92,14 +91,36 @@ def test_groups_of_one_or_two_units() -> None:
 # -- what the solver makes of it ---------------------------------------------------------------------------
 
 
-def test_curves_go_through_what_was_measured() -> None:
-    points = [Measured(removed=m, ratio=m / 8, error=e) for m, e in ((2, 0.1), (4, 0.05), (6, 0.9))]
-    losses = through(8, points)
-    np.testing.assert_allclose(losses[[0, 2, 4, 6]], [0, 0.1, 0.1, 0.9], atol=1e-12)
-    Curve(np.arange(1, 9, dtype=np.int32), losses)  # starts at 0, never falls
-    assert losses[8] > losses[7] > losses[6]
-    unknown = through(3, [Measured(removed=1, ratio=1 / 3, error=None)])
-    assert unknown[0] == 0 and (unknown[1:] > 100).all()
+def test_curves_go_through_what_was_measured(files: tuple[Path, Path], tmp_path: Path) -> None:
+    found = gp.sensitivity(*files, ratios=[0.25, 0.5], compensate=True, cache=tmp_path / "cache")
+    deps = gp.analyze(files[0])
+    for group, curve, units in zip(found.groups, found.curves(deps), deps.groups, strict=True):
+        assert curve.order.tolist() == units.units[list(group.order)].tolist()
+        for point in group.points if max(p.error or 0.0 for p in group.points) > 1e-9 else ():
+            assert curve.loss[point.removed] == pytest.approx(point.error, rel=0.5)
+
+
+def test_what_could_not_be_measured_stays_longest(files: tuple[Path, Path], tmp_path: Path) -> None:
+    found = gp.sensitivity(*files, ratios=[0.5], cache=tmp_path / "cache")
+    blind = [
+        g.model_copy(update={"points": (Measured(removed=4, ratio=0.5, error=None),)}) if "dead" in g.name else g
+        for g in found.groups
+    ]
+    curves = found.model_copy(update={"groups": tuple(blind)}).curves(gp.analyze(files[0]))
+    worst = {g.name.partition(".")[0]: c.loss[1] for g, c in zip(found.groups, curves, strict=True)}
+    assert worst["dead"] > 100 > max(worst["loud"], worst["quiet"])
+
+
+@pytest.mark.parametrize("change", [{"order": (0, 0, 1)}, {"shape": (0.0, 2.0, 1.0)}, {"size": 4}])
+def test_curves_that_make_no_sense_are_refused(
+    files: tuple[Path, Path], tmp_path: Path, change: dict[str, object]
+) -> None:
+    found = gp.sensitivity(*files, cache=tmp_path / "cache")
+    data = found.model_dump(mode="json")
+    data["groups"][0] |= change
+    (tmp_path / "a.json").write_text(json.dumps(data))
+    with pytest.raises(InputError, match="no sensitivities of version 1"):
+        Sensitivity.read(tmp_path / "a.json")
 
 
 @pytest.mark.parametrize("how", ["auto", "file", "value"])

@@ -28,7 +28,7 @@ from graphprune.recover.contents import content, exchange
 from graphprune.recover.error import float_outputs, relative_error
 from graphprune.rewrite.onnx import rewrite
 
-_SHARES = (0.25, 0.5)
+SHARES = (0.25, 0.5)
 _POWERS = (0.5, 2.0)
 _TINY = 1e-9
 _HELD = 256 << 20  # bytes of the original's outputs in memory, what is more lies in files
@@ -121,7 +121,7 @@ def bent(
     curves: Sequence[Curve],
     evidence: Evidence,
     *,
-    shares: Sequence[float] = _SHARES,
+    shares: Sequence[float] = SHARES,
     progress: Callable[[str], None] = lambda _: None,
 ) -> tuple[list[Curve], list[Point]]:
     """Curves in units of output error, and what was measured.
@@ -140,12 +140,12 @@ def bent(
         counts = sorted({min(max(1, round(s * group.size)), group.size - 1) for s in shares} - {0})
         mine = [Point(group.name, m, evidence.measure(curve.order[:m])) for m in counts]
         points += mine
-        out.append(_through(curve, [p for p in mine if np.isfinite(p.error)]))
+        out.append(through(curve, [p for p in mine if np.isfinite(p.error)]))
     return out, points
 
 
-def _through(curve: Curve, points: Sequence[Point]) -> Curve:
-    """A power of the curve through the points, in the mean of the logarithms."""
+def through(curve: Curve, points: Sequence[Point]) -> Curve:
+    """A power of the curve through the points, in the mean of the logarithms; without points, more than any other."""
     if not points:
         return Curve(curve.order, np.full(len(curve.loss), 1e3) * (np.arange(len(curve.loss)) > 0))
     shape = curve.loss / max(float(curve.loss[-1]), _TINY)

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 import graphprune
 from graphprune.coupling.groups import DependencyGraph
 from graphprune.errors import InputError
 from graphprune.importance.curve import Curve
-
-_UNKNOWN = 1e3  # loss of a group that could not be measured: it leaves last
+from graphprune.recover.evidence import Point, through
 
 
 class _Value(BaseModel):
@@ -45,6 +42,7 @@ class GroupCurve(_Value):
         kind: What it is: heads, FFN width, channels ...
         size: Number of its units.
         order: Numbers of its units within the group, the first to leave first.
+        shape: What the criterion says is lost when the first m units are gone, as shares of all that it has to lose.
         points: What was measured, ascending.
     """
 
@@ -52,7 +50,15 @@ class GroupCurve(_Value):
     kind: str
     size: int
     order: tuple[int, ...]
+    shape: tuple[float, ...]
     points: tuple[Measured, ...]
+
+    @model_validator(mode="after")
+    def _whole(self) -> GroupCurve:
+        if sorted(self.order) != list(range(self.size)) or any(not 0 < p.removed < self.size for p in self.points):
+            raise ValueError(f"the order or the points of group {self.name} do not fit its {self.size} units")
+        Curve(np.asarray(self.order, np.int32), np.asarray(self.shape, np.float64))
+        return self
 
     @property
     def worst(self) -> float:
@@ -129,7 +135,7 @@ class Sensitivity(_Value):
             ) from None
 
     def curves(self, deps: DependencyGraph) -> list[Curve]:
-        """A curve for every group of a dependency graph: through what was measured, smooth and never falling.
+        """A curve for every group of a dependency graph: the criterion's, bent to go through what was measured.
 
         Raises:
             InputError: It has other groups.
@@ -138,34 +144,18 @@ class Sensitivity(_Value):
         out = []
         for group in deps.groups:
             found = known.get(group.name)
-            if found is None or found.size != group.size or sorted(found.order) != list(range(group.size)):
+            if found is None or found.size != group.size:
                 size = "" if found is None else f" with {group.size} units"
                 raise InputError(
                     f"{deps.source.name}: the sensitivities of {self.model} say nothing about group {group.name}{size};"
                     " they were measured on another graph"
                 )
-            out.append(Curve(group.units[list(found.order)], through(group.size, found.points)))
+            curve = Curve(group.units[list(found.order)], np.asarray(found.shape, np.float64))
+            points = [Point(group.name, p.removed, p.error) for p in found.points if p.error is not None]
+            out.append(through(curve, points))
         return out
 
 
 def count(size: int, ratio: float) -> int:
     """Units that leave a group at a ratio: one at least, and one stays; 0 for a single unit."""
     return min(max(1, round(ratio * size)), size - 1)
-
-
-def through(size: int, points: Sequence[Measured]) -> NDArray[np.float64]:
-    """Losses of 0 to ``size`` units through measured ones: monotone cubic between them, straight on behind the last."""
-    known = {p.removed: p.error for p in points if p.error is not None}
-    if not known:
-        return np.where(np.arange(size + 1) > 0, _UNKNOWN, 0.0)
-    from scipy.interpolate import PchipInterpolator
-
-    at = np.array([0, *sorted(known)])
-    errors = np.maximum.accumulate([0.0, *(known[m] for m in at[1:])])
-    curve = PchipInterpolator(at, errors)
-    last = int(at[-1])
-    slope = max(float(curve.derivative()(last)), float(errors[-1] - errors[-2]) / float(at[-1] - at[-2]))
-    counts = np.arange(size + 1)
-    losses = np.where(counts <= last, curve(np.minimum(counts, last)), errors[-1] + slope * (counts - last))
-    losses[0] = 0.0
-    return np.asarray(np.maximum.accumulate(losses), np.float64)

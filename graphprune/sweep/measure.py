@@ -21,6 +21,7 @@ from graphprune.errors import InputError
 from graphprune.graph.run import CannotRun
 from graphprune.importance.base import CRITERIA, MEASURED, wants_data
 from graphprune.importance.obs import Grams, read_grams
+from graphprune.recover.evidence import SHARES
 from graphprune.recover.judge import ordered
 from graphprune.sweep.cache import Results, folder
 from graphprune.sweep.curves import Sensitivity
@@ -187,7 +188,7 @@ def _now(planner: Planner, progress: Progress) -> Sensitivity:
         data = data.fewer(SAMPLES)
     elif len(data) > SAMPLES:
         data = list(islice(data, SAMPLES))
-    setting = Setting(compensate=True)
+    setting = Setting(SHARES, compensate=True)
     with setting.workers.ready() as run:
         return measured(planner, data, setting, run, progress, _judged(planner))
 

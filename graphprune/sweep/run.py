@@ -130,7 +130,10 @@ def group_curves(
         place = {int(u): i for i, u in enumerate(group.units)}
         points = tuple(map(partial(_point, group.size, errors), mine))
         order = tuple(place[int(u)] for u in curve.order)
-        out.append(GroupCurve(name=group.name, kind=group.kind, size=group.size, order=order, points=points))
+        shape = tuple(float(f"{x:.6g}") for x in curve.loss / max(float(curve.loss[-1]), 1e-30))
+        out.append(
+            GroupCurve(name=group.name, kind=group.kind, size=group.size, order=order, shape=shape, points=points)
+        )
     return tuple(out)
 
 
