@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from graphprune.api import Result, analyze, apply, load, plan, prune, save, slice_optimizer, trace, verify
+    from graphprune.api_sensitivity import sensitivity
     from graphprune.calibration import samples
     from graphprune.checkpoints import channel_map, restore, scatter
     from graphprune.errors import GraphPruneError
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from graphprune.report.profile import profile
     from graphprune.rules.custom import register
     from graphprune.space import Space
+    from graphprune.sweep.curves import Sensitivity
 
 __version__ = "0.1.0"
 
@@ -29,6 +31,7 @@ _HOME = {
     **dict.fromkeys(("Result", "analyze", "apply", "load", "plan", "prune", "save", "verify"), "graphprune.api"),
     **dict.fromkeys(("slice_optimizer", "trace"), "graphprune.api_torch"),
     **dict.fromkeys(("channel_map", "restore", "scatter"), "graphprune.checkpoints"),
+    "Sensitivity": "graphprune.sweep.curves",
     "Space": "graphprune.space",
     "family": "graphprune.family",
     "GraphPruneError": "graphprune.errors",
@@ -37,11 +40,13 @@ _HOME = {
     "profile": "graphprune.report.profile",
     "register": "graphprune.rules.custom",
     "samples": "graphprune.calibration",
+    "sensitivity": "graphprune.api_sensitivity",
 }
 __all__ = [
     "GraphPruneError",
     "Plan",
     "Result",
+    "Sensitivity",
     "Space",
     "analyze",
     "apply",
@@ -57,6 +62,7 @@ __all__ = [
     "samples",
     "save",
     "scatter",
+    "sensitivity",
     "slice_optimizer",
     "trace",
     "verify",

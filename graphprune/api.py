@@ -66,6 +66,7 @@ def plan(
     equal: Sequence[str] = (),
     allocation: str = "auto",
     depth: str | int | None = None,
+    sensitivity: Any = None,
 ) -> Plan:
     """Decide what to remove.
 
@@ -101,8 +102,8 @@ def plan(
         equal: Patterns whose groups keep the same width; with brackets, one class for each text captured.
         allocation: "solver" loses least under all limits, "global" ranks all units, "uniform" takes the same share of
             every group; "auto" is the solver where losses were measured, else the ranking.
-        depth: Whether branches of residual sums may be left out, where the outputs lose less by that than by cutting
-            widths: "auto", at most so many, or "only" them.
+        depth: Branches of residual sums may be left out, "auto", at most so many, or "only" they; see docs/depth.md.
+        sensitivity: Curves for the solver: "auto" measures them; or what ``sensitivity`` found, or its file.
 
     Raises:
         InputError: An option cannot be read or a pattern matches nothing, or constraints contradict each other.
@@ -129,6 +130,7 @@ def plan(
         "equal": tuple(equal),
         "allocation": allocation,
         "depth": depth,
+        "sensitivity": sensitivity,
     }
     options |= {k: v for k, v in {"align": align, "max_ratio": max_ratio}.items() if v is not None}
     return prepared(deps, options).plan()

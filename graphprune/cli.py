@@ -13,7 +13,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from graphprune import __version__
 from graphprune.errors import GraphPruneError, InputError
-from graphprune.recipe import Recipe, read_recipe
+from graphprune.recipe import Recipe, Sweep, read_recipe
 from graphprune.report.interrupts import Steps, interruptible
 from graphprune.report.terminal import Terminal
 
@@ -49,7 +49,8 @@ class View:
 
 
 Flags = Annotated[Recipe, Parameter(name="*")]
-_NO_FLAGS, _PLAIN = Recipe(), View()
+Sweeping = Annotated[Sweep, Parameter(name="*")]
+_NO_FLAGS, _NO_SWEEP, _PLAIN = Recipe(), Sweep(), View()
 
 
 @app.default
@@ -83,9 +84,10 @@ def analyze(
     top: int = 8,
     input_shape: tuple[str, ...] = (),
     allow_io: tuple[str, ...] = (),
+    sweep: Sweeping = _NO_SWEEP,
     view: View = _PLAIN,
 ) -> None:
-    """Show which channels belong together, what cannot be cut and why. Writes nothing.
+    """Show which channels belong together, what cannot be cut and why, and what each group costs (--sensitivity).
 
     Args:
         model: The ONNX file.
@@ -93,12 +95,15 @@ def analyze(
         top: Rows per list (8).
         input_shape: Sizes for an input with dynamic axes: x:1,3,224,224. Repeatable.
         allow_io: Regular expression; axes of graph inputs and outputs that match count as free. Repeatable.
+        sweep: Measuring what each group costs.
         view: Form of the report.
     """
     from graphprune import commands
 
     def work(step: Callable[[str], None]) -> "BaseModel":
-        return commands.analyze(model, explain=explain, input_shape=input_shape, allow_io=allow_io, step=step)
+        return commands.analyze(
+            model, explain=explain, input_shape=input_shape, allow_io=allow_io, sweep=sweep, step=step
+        )
 
     _show(view, work, top)
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 
 from graphprune import api
+from graphprune.api_sensitivity import sensitivity
 from graphprune.data import given_samples, samples
 from graphprune.errors import InputError, VerificationError
 from graphprune.family import family, members, outputs
@@ -16,7 +18,7 @@ from graphprune.graph.model import Array, Graph
 from graphprune.graph.onnx import external_files
 from graphprune.importance.base import wants_data
 from graphprune.plan import Plan
-from graphprune.recipe import Recipe
+from graphprune.recipe import Recipe, Sweep
 from graphprune.recipe_values import parse_shapes
 from graphprune.report.checkpoints import CheckpointReport, FieldChange
 from graphprune.report.depth import bypassed_infos
@@ -27,6 +29,7 @@ from graphprune.report.models import (
     PruneReport,
     VerifyReport,
 )
+from graphprune.report.plot import check_plot, write_plot
 from graphprune.report.profile import ProfileReport
 from graphprune.report.profile import profile as _profile
 from graphprune.report.quality import measured
@@ -155,15 +158,32 @@ def plan(model: Path, output: Path, recipe: Recipe, step: Step) -> PruneReport:
 
 
 def analyze(
-    model: Path, *, explain: Sequence[str], input_shape: tuple[str, ...], allow_io: tuple[str, ...] = (), step: Step
+    model: Path,
+    *,
+    explain: Sequence[str],
+    input_shape: tuple[str, ...],
+    allow_io: tuple[str, ...] = (),
+    sweep: Sweep,
+    step: Step,
 ) -> AnalysisReport:
-    """Groups, blockers and costs; writes nothing."""
+    """Groups, blockers and costs, and what each group costs in the outputs; writes nothing but a plot asked for."""
+    options = sweep.options()
+    if sweep.plot is not None:
+        check_plot(sweep.plot)
+        check_output(sweep.plot, model)
     step("load")
     graph = api.load(model, input_shapes=parse_shapes(input_shape))
     step("analyze")
     deps = api.analyze(graph, allow_io=allow_io)
     texts = {name: deps.explain(name) for name in explain}
-    return analysis(deps, disk_bytes(model, graph.source)).model_copy(update={"explanations": texts})
+    found: dict[str, Any] = {"explanations": texts}
+    if options:
+        shapes = parse_shapes(input_shape)
+        swept = sensitivity(model, input_shapes=shapes, allow_io=allow_io, progress=step, **options)
+        if sweep.plot is not None:
+            write_plot(swept, sweep.plot)
+        found |= {"sensitivity": swept, "plot": None if sweep.plot is None else str(sweep.plot)}
+    return analysis(deps, disk_bytes(model, graph.source)).model_copy(update=found)
 
 
 def verify(

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from graphprune.errors import InputError
-from graphprune.recipe_values import AMOUNTS, CONVERT, align, moved_labels, moved_source, number, parse_shapes
+from graphprune.recipe_values import AMOUNTS, CONVERT, align, moved_labels, moved_source, number, parse_shapes, shares
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +52,8 @@ class Recipe:
             channels), uniform (the same share everywhere), or auto: solver where losses were measured, else global.
         depth: Leave out branches of residual sums where the outputs lose less by that than by cutting widths: auto, at
             most so many, or only (no widths are cut then).
+        sensitivity: Curves of loss for the solver: auto, measured on --data by cutting each group alone, or the file of
+            analyze --sensitivity --json.
         criterion: How channels are ranked, see docs/criteria.md (auto: obs with data, else l2). By weights: l1, l2,
             lamp, bn-scale, fpgm, dimap, spectral, similarity, random. By --data: wanda, activation-mean,
             activation-variance, activation-attention, apoz, correlation, entropy, taylor, taylor-ema,
@@ -97,6 +99,7 @@ class Recipe:
     equal: tuple[str, ...] | None = None
     allocation: str | None = None
     depth: str | None = None
+    sensitivity: str | None = None
     criterion: str | None = None
     aggregate: str | None = None
     normalise: str | None = None
@@ -138,6 +141,7 @@ class Recipe:
             "equal",
             "allocation",
             "depth",
+            "sensitivity",
             "criterion",
             "aggregate",
             "normalise",
@@ -180,11 +184,64 @@ class Recipe:
         entries["preprocess"] = dict(self.preprocess) if self.preprocess is not None else None
         if self.latency_table is not None:
             entries["latency_table"] = moved_source(self.latency_table, folder)
+        if self.sensitivity is not None:
+            entries["sensitivity"] = moved_source(self.sensitivity, folder)
         entries["recover"] = self.recover
         entries["metric"] = moved_source(self.metric, folder) if self.metric is not None else None
         entries["no_verify"] = bool(self.no_verify)
         kept = {k.replace("_", "-"): v for k, v in entries.items() if not (v is None or v is False or v == [])}
         return str(yaml.safe_dump(kept, sort_keys=False, allow_unicode=True))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """Options of a sweep that measures what each group costs; None where nothing was given.
+
+    Attributes:
+        sensitivity: Cut each group alone and measure, on --data, how far the outputs move.
+        data: Samples without labels: any source of prune --data.
+        samples: How many samples to take of the data (256).
+        ratios: Shares of its units that each group loses (25%,50%,75%).
+        compensate: Let the layers that read a group make up for what left, as recovery will.
+        criterion: What orders the units of a group (auto: obs).
+        seed: Seed of everything that draws (0).
+        jobs: Cuts measured at once, with more than one in processes of their own (1; all that a cluster has).
+        backend: Who measures: processes of this machine, or a cluster: dask, ray (processes).
+        address: Where the cluster's scheduler answers.
+        cache: Folder for results; a sweep that was stopped goes on from there (~/.cache/graphprune/sensitivity).
+        plot: Where to draw the curves: a .svg, .html or .png file.
+    """
+
+    sensitivity: bool | None = None
+    data: str | None = None
+    samples: int | None = None
+    ratios: str | None = None
+    compensate: bool | None = None
+    criterion: str | None = None
+    seed: int | None = None
+    jobs: int | None = None
+    backend: str | None = None
+    address: str | None = None
+    cache: Path | None = None
+    plot: Path | None = None
+
+    def options(self) -> dict[str, Any]:
+        """Keyword options of :func:`graphprune.sensitivity`.
+
+        Raises:
+            InputError: An option is given without --sensitivity, is missing, or cannot be read.
+        """
+        given = {f.name: v for f in fields(self) if (v := getattr(self, f.name)) is not None}
+        if not given.pop("sensitivity", False):
+            if given:
+                raise InputError(f"--{next(iter(given))} belongs to --sensitivity")
+            return {}
+        given.pop("plot", None)
+        if "data" not in given:
+            raise InputError("--sensitivity measures on samples: give some with --data")
+        if self.ratios is not None:
+            given["ratios"] = shares("ratios", self.ratios)
+        return given
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -211,7 +268,7 @@ def read_recipe(path: Path) -> Recipe:
             out[key] = None if value is None else convert(value)
         except (TypeError, ValueError):
             raise InputError(f"{path}: {raw}: {value!r} is not {wanted}") from None
-    for key in ("data", "metric", "latency_table"):
+    for key in ("data", "metric", "latency_table", "sensitivity"):
         if out.get(key) is not None:
             out[key] = moved_source(out[key], None, path.parent)
     out["labels"] = moved_labels(out.get("labels"), None, path.parent)

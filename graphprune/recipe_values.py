@@ -13,7 +13,7 @@ from graphprune.errors import InputError
 
 AUTO = "auto"
 MADE = ("random", "synthetic")  # words for data that is made, see graphprune.data.sources
-WORDS = (*MADE, "accuracy")  # that stand where a path might
+WORDS = (*MADE, AUTO, "accuracy")  # that stand where a path might
 _SHAPE = re.compile(r"(?:(?P<name>.*):)?(?P<sizes>\d+(?:[x,]\d+)*)")
 _SCRIPT = re.compile(r"(?P<file>.*\.py):(?P<name>\w+)")
 AMOUNTS = ("macs", "params", "size", "memory", "latency", "ratio")
@@ -52,6 +52,18 @@ def align(text: str) -> int | str:
         raise InputError(f"--align {text}: must be a whole number, or auto") from None
 
 
+def shares(name: str, text: str) -> tuple[float, ...]:
+    """Shares with commas between them: 25%,50% or 0.25,0.5.
+
+    Raises:
+        InputError: One of them is no number.
+    """
+    try:
+        return tuple(float(p[:-1]) / 100 if (p := part.strip()).endswith("%") else float(p) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"--{name} {text}: cannot be read; write 25%,50%,75%") from None
+
+
 def number(text: str) -> str | int | float:
     """A plain number as a number, so that flags, files and Python callers leave the same plan behind."""
     for kind in (int, float):
@@ -66,7 +78,7 @@ def number(text: str) -> str | int | float:
 def moved_source(text: str, folder: Path | None, home: Path = Path()) -> str:
     """A path or ``file.py:function`` that stands in a recipe in ``home``, as it has to stand in one in ``folder``.
 
-    Without a folder: as it has to be given. Words for data that is made, and for a metric, stay.
+    Without a folder: as it has to be given. Words for data that is made, auto and those for a metric, stay.
     """
     if text in WORDS:
         return text
@@ -139,6 +151,7 @@ CONVERT: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "equal": ("a regular expression or a list of them", _texts),
     "allocation": ("a name", _text),
     "depth": ("auto, only or a whole number", _text),
+    "sensitivity": ("auto, or a path", _text),
     "criterion": ("a name", _text),
     "aggregate": ("a name", _text),
     "normalise": ("a name", _text),

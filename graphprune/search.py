@@ -26,6 +26,8 @@ from graphprune.graph.run import CannotRun
 from graphprune.plan import Plan, is_lossless, planned_cut
 from graphprune.recover.judge import judged
 from graphprune.recover.steps import AUTO, Recovery, recover, step_names
+from graphprune.sweep.curves import Sensitivity
+from graphprune.sweep.measure import asked, drive
 from graphprune.verify.bisect import culprits
 from graphprune.verify.compare import Verdict
 from graphprune.verify.fitted import mark
@@ -137,8 +139,14 @@ def prepared(deps: DependencyGraph, options: Mapping[str, Any], progress: Progre
 
 def _prepared(deps: DependencyGraph, options: Mapping[str, Any], progress: Progress = lambda _: None) -> Planner:
     """A planner of widths."""
+    options = dict(options)
+    how = options.pop("sensitivity", None)
+    given, options = (None, options) if how is None else asked(how, options)
     planner = Planner.from_options(deps, options)
-    if planner.by_curves and planner.calibration is not None:
+    if how is not None:
+        progress("calibrate")
+        drive(planner, given, AUTO if isinstance(how, Sensitivity) else str(how), progress)
+    elif planner.by_curves and planner.calibration is not None:
         progress("calibrate")
         try:
             planner.curves = judged(planner.deps, planner.calibration, planner.scores, progress)

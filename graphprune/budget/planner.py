@@ -29,7 +29,7 @@ from graphprune.importance.fibres import ranked
 from graphprune.plan import Plan
 
 AUTO, OBS = "auto", "obs"
-_POSITIONS = 40_000  # of a layer that Gram matrices are summed over
+POSITIONS = 40_000  # of a layer that Gram matrices are summed over
 
 
 class Planner:
@@ -140,7 +140,7 @@ class Planner:
         data = rest.pop("data", None)
         calibration = data
         if data is not None and not isinstance(data, Calibration):
-            calibration = Calibration(deps, data, seed=seed, positions=_POSITIONS)
+            calibration = Calibration(deps, data, seed=seed, positions=POSITIONS)
         lossless, notes = bool(rest.pop("lossless", False)), list[str]()
         timing = read_timing(rest, targets.latency, notes.append, lossless=lossless)
         if lossless:  # nothing speaks against the last dead channel

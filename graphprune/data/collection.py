@@ -47,7 +47,7 @@ class Samples:
         self._sizes = records.sizes
         chosen = _drawn(total(self._sizes), limit, seed) if layout.batch == 0 else None
         self._rows = list(_rows(self._sizes, chosen))
-        self._limit, self._seed = limit, seed
+        self._limit, self._batch, self._seed = limit, batch, seed
         self._plan = self._grouped(batch)
         if not self._plan:
             raise InputError(f"{self.name}: {self._too_few()}")
@@ -118,6 +118,10 @@ class Samples:
             batch: Samples per feed where the batch is free; as in the others when None.
         """
         return list(islice(self._feeds(self._plan if batch is None else self._grouped(batch)), feeds))
+
+    def fewer(self, limit: int) -> Samples:
+        """At most so many of the samples, those that a smaller limit would have given at once."""
+        return self if limit >= self.count else Samples(self._records, self._layout, limit, self._batch, self._seed)
 
     def require(self, count: int, purpose: str) -> None:
         """Make sure that there are enough samples for something.

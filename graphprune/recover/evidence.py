@@ -10,12 +10,13 @@ single layers add up).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from graphprune.calibration.layers import Layer, layers, matrix, stored
+from graphprune.calibration.store import Store
 from graphprune.coupling.cut import Cut
 from graphprune.coupling.groups import DependencyGraph
 from graphprune.graph.model import Array, Graph
@@ -27,9 +28,10 @@ from graphprune.recover.contents import content, exchange
 from graphprune.recover.error import float_outputs, relative_error
 from graphprune.rewrite.onnx import rewrite
 
-_SHARES = (0.25, 0.5)
+SHARES = (0.25, 0.5)
 _POWERS = (0.5, 2.0)
 _TINY = 1e-9
+_HELD = 256 << 20  # bytes of the original's outputs in memory, what is more lies in files
 
 
 @dataclass(frozen=True)
@@ -53,32 +55,43 @@ class Evidence:
 
     Args:
         deps: The dependency graph.
-        grams: Gram matrices of its layers.
-        feeds: Inputs to compare outputs on.
+        grams: Gram matrices of its layers; of layers that are left out the weights stay as they are.
+        feeds: Inputs to compare outputs on, the same in every pass.
+        threads: Threads of onnxruntime, 0 for its default.
     """
 
     deps: DependencyGraph
     grams: Grams
-    feeds: Sequence[Mapping[str, Array]]
+    feeds: Iterable[Mapping[str, Array]]
+    threads: int = 0
 
     def __post_init__(self) -> None:
         self._layers = {x.name: x for x in layers(self.deps.source)}
-        self._wanted = self._original()
+        self._wanted, self._feeds, self._places = Store(_HELD), 0, list[str]()
+        for made in self._original():
+            self._places = [str(i) for i in range(len(made))]
+            for place, array in zip(self._places, made, strict=True):
+                self._wanted.put(place, self._feeds, array)
+            self._feeds += 1
 
     def measure(self, units: Array) -> float:
         """Error of the outputs when some units leave and the layers that read them make up for it."""
+        return self.error(self.deps.cut(np.asarray(units, np.int32)))
+
+    def error(self, cut: Cut) -> float:
+        """The same for a cut; infinite where its model does not run."""
+        wanted = ([self._wanted.get(n, feed) for n in self._places] for feed in range(self._feeds))
         try:
-            got = self._outputs(self.deps.cut(np.asarray(units, np.int32)))
+            return relative_error(wanted, self._outputs(cut))
         except CannotRun:
             return np.inf
-        return relative_error(self._wanted, got)
 
-    def _original(self) -> list[list[Array]]:
+    def _original(self) -> Iterable[list[Array]]:
         """Per feed the float outputs of the original."""
         origin = self.deps.source.origin
-        return _outputs(Runner(origin.source), self.feeds, origin)
+        return _outputs(Runner(origin.source, threads=self.threads), self.feeds, origin)
 
-    def _outputs(self, cut: Cut) -> list[list[Array]]:
+    def _outputs(self, cut: Cut) -> Iterable[list[Array]]:
         """Per feed the float outputs without what is cut, made up for."""
         small = load(rewrite(cut))
         found = {layer.name: layer for layer in layers(small)}
@@ -88,7 +101,7 @@ class Evidence:
                 box = cut.box(full.weight, weight.ndim)
                 exchange(small, layer.weight, box.take(weight))
                 _shift(cut, small, layer, full, shift)
-        return _outputs(Runner(small.source), self.feeds, small)
+        return _outputs(Runner(small.source, threads=self.threads), self.feeds, small)
 
     def compensations(self, cut: Cut) -> Iterator[tuple[Layer, Array, Array]]:
         """For every layer that reads something cut its best weight, zero there, and what its bias has to add.
@@ -136,7 +149,7 @@ def bent(
     curves: Sequence[Curve],
     evidence: Evidence,
     *,
-    shares: Sequence[float] = _SHARES,
+    shares: Sequence[float] = SHARES,
     progress: Callable[[str], None] = lambda _: None,
 ) -> tuple[list[Curve], list[Point]]:
     """Curves in units of output error, and what was measured.
@@ -155,12 +168,12 @@ def bent(
         counts = sorted({min(max(1, round(s * group.size)), group.size - 1) for s in shares} - {0})
         mine = [Point(group.name, m, evidence.measure(curve.order[:m])) for m in counts]
         points += mine
-        out.append(_through(curve, [p for p in mine if np.isfinite(p.error)]))
+        out.append(through(curve, [p for p in mine if np.isfinite(p.error)]))
     return out, points
 
 
-def _through(curve: Curve, points: Sequence[Point]) -> Curve:
-    """A power of the curve through the points, in the mean of the logarithms."""
+def through(curve: Curve, points: Sequence[Point]) -> Curve:
+    """A power of the curve through the points, in the mean of the logarithms; without points, more than any other."""
     if not points:
         return Curve(curve.order, np.full(len(curve.loss), 1e3) * (np.arange(len(curve.loss)) > 0))
     shape = curve.loss / max(float(curve.loss[-1]), _TINY)
@@ -173,7 +186,7 @@ def _through(curve: Curve, points: Sequence[Point]) -> Curve:
     return Curve(curve.order, np.maximum.accumulate(scale * shape**power))
 
 
-def _outputs(runner: Runner, feeds: Sequence[Mapping[str, Array]], graph: Graph) -> list[list[Array]]:
-    """Per feed the float outputs."""
+def _outputs(runner: Runner, feeds: Iterable[Mapping[str, Array]], graph: Graph) -> Iterator[list[Array]]:
+    """The float outputs, feed by feed."""
     places = float_outputs(graph)
-    return [[np.asarray(made[i]) for i in places] for made in map(runner, feeds)]
+    return ([np.asarray(made[i]) for i in places] for made in map(runner, feeds))

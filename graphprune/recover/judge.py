@@ -45,9 +45,14 @@ def judged(
     """
     train, judges = divided(calibration.samples)
     grams = read_grams(deps, calibration.over(train))
-    found = obs_curves(deps, grams)
-    curves = [c or Curve.of_scores(g.units, scores) for c, g in zip(found, deps.groups, strict=True)]
+    curves = ordered(deps, grams, scores)
     feeds = list(islice(judges, max(1, _SAMPLES // rows(next(iter(judges))))))
     shares = (0.4,) if len(curves) > _MANY else (0.25, 0.5)
     made, _ = bent(deps, curves, _evidence(deps, grams, feeds), shares=shares, progress=progress)
     return made
+
+
+def ordered(deps: DependencyGraph, grams: Grams, scores: NDArray[np.float64]) -> list[Curve]:
+    """Per group in which order its units leave by optimal brain surgeon; by scores where no layer tells."""
+    found = obs_curves(deps, grams)
+    return [c or Curve.of_scores(g.units, scores) for c, g in zip(found, deps.groups, strict=True)]

@@ -11,6 +11,7 @@ from graphprune.report.depth import BranchInfo
 from graphprune.report.latency import LatencyReport
 from graphprune.report.quality import QualityReport
 from graphprune.report.recovery import RecoveryReport
+from graphprune.sweep.curves import Sensitivity
 
 
 class _Value(BaseModel):
@@ -235,6 +236,8 @@ class AnalysisReport(_Value):
         blocked: What cannot be cut, largest first.
         opaque: Operators that freeze all they touch.
         explanations: Texts asked for, by name.
+        sensitivity: What each group costs when it alone is cut, None where that was not measured.
+        plot: File with the curves, None without.
     """
 
     graphprune: str = graphprune.__version__
@@ -251,6 +254,8 @@ class AnalysisReport(_Value):
     blocked: tuple[BlockedAxis, ...]
     opaque: tuple[OpaqueNode, ...]
     explanations: dict[str, str] = {}
+    sensitivity: Sensitivity | None = None
+    plot: str | None = None
 
 
 class VerifyReport(_Value):

@@ -29,6 +29,7 @@ from graphprune.report.models import (
 from graphprune.report.profile import NodeCost, NodeTime, ProfileReport
 from graphprune.report.quality import quality_tables
 from graphprune.report.recovery import recovery_table
+from graphprune.report.sensitivity import sensitivity_table
 
 _ROWS = 8
 _T = TypeVar("_T")
@@ -79,9 +80,12 @@ def _family(report: FamilyReport, rows: int | None = _ROWS) -> RenderableType:
 def _analysis(report: AnalysisReport, rows: int | None = _ROWS) -> RenderableType:
     if report.explanations:
         return Text("\n\n".join(report.explanations.values()))
-    parts: list[RenderableType] = [_heading(report.model), _facts(report), *_groups(report.groups, rows)]
-    title = "branches that can be left out (--depth)"
-    parts += branch_table(report.branches, title, report.cost.macs, report.cost.params, rows)
+    parts: list[RenderableType] = [_heading(report.model), _facts(report)]
+    if report.sensitivity is not None:
+        return Group(*parts, *sensitivity_table(report.sensitivity, rows, report.plot))
+    parts += _groups(report.groups, rows)
+    cost = report.cost
+    parts += branch_table(report.branches, "branches that can be left out (--depth)", cost.macs, cost.params, rows)
     parts += _more(len(report.branches), rows)
     if report.opaque:
         table = _table("operators that freeze what they touch", "node", "reason", "to unblock")
@@ -291,7 +295,5 @@ def _amount(number: float) -> str:
 
 
 def _bytes(number: float) -> str:
-    for limit, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if number >= limit:
-            return f"{number / limit:.2f} {unit}"
-    return f"{number:,.0f} B"
+    text = _amount(number)
+    return f"{text}B" if text[-1].isalpha() else f"{text} B"
