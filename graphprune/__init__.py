@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from graphprune.api import Result, analyze, apply, load, plan, prune, save, slice_optimizer, trace, verify
+    from graphprune.calibration import samples
     from graphprune.checkpoints import channel_map, restore, scatter
-    from graphprune.data import samples
     from graphprune.errors import GraphPruneError
     from graphprune.family import family
     from graphprune.graph.custom import custom_ops
@@ -36,7 +36,7 @@ _HOME = {
     "custom_ops": "graphprune.graph.custom",
     "profile": "graphprune.report.profile",
     "register": "graphprune.rules.custom",
-    "samples": "graphprune.data",
+    "samples": "graphprune.calibration",
 }
 __all__ = [
     "GraphPruneError",

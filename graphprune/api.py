@@ -52,6 +52,7 @@ def plan(
     aggregate: str = "sum",
     normalise: str = "auto",
     data: Any = None,
+    labels: Any = None,
     seed: int = 0,
     lossless: bool = False,
     align: int | str | None = None,
@@ -86,19 +87,17 @@ def plan(
             for criteria that compare groups by themselves, else "mean".
         data: Samples for criteria that look at activations: any source of :func:`graphprune.samples`, or a
             :class:`graphprune.calibration.Calibration`.
+        labels: What is right for each sample, see :func:`graphprune.samples`.
         seed: Seed of criteria that draw.
         lossless: Remove the dead channels, all of them and nothing else, instead of meeting a target.
-        align: Kept widths are multiples of this where a group is wide enough, or "auto": what
-            onnxruntime favours here, by measurement. 8; auto with latency, 1 when lossless.
+        align: Kept widths are multiples of this, or "auto", by measurement. 8; auto with latency, 1 when lossless.
         min_channels: Units every group keeps at least.
         max_ratio: Largest share of units a group may lose; 0.9, or 1 when lossless.
         ignore: Patterns of nodes, weights and module paths that stay whole.
         only: Patterns outside which everything stays whole.
         allow_io: Patterns of graph inputs and outputs that may shrink; a dependency graph was made with its own.
-        shared_offsets: Remove the same offsets from every convolution group, head or norm group, even where each
-            could keep its own.
-        width: How many units groups keep, "PATTERN=16:48", "PATTERN=16:" or "PATTERN=32"; the pattern matches names
-            of groups, or is "kind:heads".
+        shared_offsets: Remove the same offsets from every convolution group, head or norm group in any case.
+        width: How many units groups keep, "PATTERN=16:48" or "PATTERN=32", by their names or by "kind:heads".
         equal: Patterns whose groups keep the same width; with brackets, one class for each text captured.
         allocation: "solver" loses least under all limits, "global" ranks all units, "uniform" takes the same share of
             every group; "auto" is the solver where losses were measured, else the ranking.
@@ -113,14 +112,12 @@ def plan(
     deps = analyze(source, example_inputs=example_inputs, allow_io=allow_io)
     refuse_nan(deps.source)
     if not isinstance(data, Calibration | Samples):
-        data = given_samples(data, deps.source, None, seed, None)
+        data = given_samples(data, deps.source, None, seed, None, labels)
     targets = {"macs": macs, "params": params, "size": size, "memory": memory, "latency": latency, "ratio": ratio}
     timing = {"threads": threads, "provider": provider, "latency_table": latency_table}
     scoring = {"criterion": criterion, "aggregate": aggregate, "normalise": normalise, "data": data, "seed": seed}
-    options: dict[str, Any] = {
-        **targets,
-        **timing,
-        **scoring,
+    options: dict[str, Any] = targets | timing | scoring
+    options |= {
         "lossless": lossless,
         "min_channels": min_channels,
         "ignore": tuple(ignore),
@@ -227,6 +224,7 @@ def prune(
     inplace: bool = False,
     check: bool = True,
     data: Any = None,
+    labels: Any = None,
     samples: int | None = None,
     preprocess: Mapping[str, Any] | None = None,
     recover: str | Sequence[str] = "auto",
@@ -248,6 +246,7 @@ def prune(
         inplace: Cut the module itself once all is proved; its parameters stay the same objects.
         check: Verify against the masked original; culprits are found by bisection, frozen, and planned around.
         data: Samples from any source of :func:`graphprune.samples`, for verification and agreement with the original.
+        labels: What is right for each sample, for criteria and ``metric="accuracy"``; see :func:`graphprune.samples`.
         samples: How many of them to take (1024).
         preprocess: How images become inputs.
         recover: What is done for the accuracy once the cut is proved: "auto", "none", or steps such as "refit".
@@ -275,8 +274,8 @@ def prune(
     check_destination(graph, output, inplace=inplace)
     step_names(recover)
     refuse_nan(graph)
-    given = given_samples(data, graph, samples, options.get("seed", 0), preprocess)
-    judge = Judge(graph, given if check else None, metric)
+    given = given_samples(data, graph, samples, options.get("seed", 0), preprocess, labels)
+    judge = Judge(graph, given if check else None, metric, given)
     feeds = [*feeds, *(given.head(2, batch=8) if given is not None and check else ())]
     progress("analyze")
     if from_plan:

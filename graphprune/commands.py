@@ -130,7 +130,9 @@ def plan(model: Path, output: Path, recipe: Recipe, step: Step) -> PruneReport:
     deps = api.analyze(graph, allow_io=options.pop("allow_io", ()))
     if recipe.data is not None and not wants_data(recipe.criterion or "l2"):
         raise InputError("plan verifies nothing: --data belongs to prune, apply and verify, or to a criterion on data")
-    options["data"] = given_samples(recipe.data, graph, recipe.samples, recipe.seed or 0, recipe.preprocess)
+    options["data"] = given_samples(
+        recipe.data, graph, recipe.samples, recipe.seed or 0, recipe.preprocess, recipe.labels
+    )
     step("plan")
     made = api.plan(deps, **options)
     deps, made = fitted(deps, made)

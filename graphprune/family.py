@@ -80,6 +80,7 @@ def family(
     example_inputs: Any = None,
     check: bool = True,
     data: Any = None,
+    labels: Any = None,
     samples: int | None = None,
     preprocess: Mapping[str, Any] | None = None,
     metric: Metric | str | None = None,
@@ -96,6 +97,7 @@ def family(
         example_inputs: What a module takes.
         check: Verify every member; groups that do not verify in one are left whole in all.
         data: Samples for criteria, verification and agreement with the original.
+        labels: What is right for each sample, see :func:`graphprune.samples`.
         samples: How many of them to take.
         preprocess: How images become inputs.
         metric: A measure of one's own.
@@ -123,7 +125,7 @@ def family(
     deps = api.analyze(source, example_inputs=example_inputs, allow_io=allow_io)
     step_names(recover)
     refuse_nan(deps.source)
-    given = given_samples(data, deps.source, samples, options.get("seed", 0), preprocess)
+    given = given_samples(data, deps.source, samples, options.get("seed", 0), preprocess, labels)
     rest = {k: v for k, v in options.items() if k not in _AMOUNTS}
     progress("analyze")
     depth = read_depth(rest.pop("depth", None))
@@ -141,7 +143,7 @@ def family(
     found = _nested(planner, [targets[i] for i in order], check, feeds, progress, deeper)
     found = [recovered(r, given, recover, progress, seed=options.get("seed", 0)) for r in found]
     progress("measure")
-    judge = Judge(deps.source, given if check else None, metric)
+    judge = Judge(deps.source, given if check else None, metric, given)
     results: list[Result] = [found[order.index(i)] for i in range(len(targets))]
     results = [replace(r, quality=judge(r.deps, r.plan, r.model)) for r in results]
     progress("write")

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from graphprune.errors import InputError
-from graphprune.recipe_values import AMOUNTS, CONVERT, align, moved_source, number, parse_shapes
+from graphprune.recipe_values import AMOUNTS, CONVERT, align, moved_labels, moved_source, number, parse_shapes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,14 +62,17 @@ class Recipe:
         seed: Seed of everything that draws (0).
         input_shape: Sizes for an input with dynamic axes: x:1,3,224,224, without the name if it is the only one.
             Repeatable.
-        data: Samples without labels, for criteria that look at activations and for verification: a .npz or .npy file
+        data: Samples, for criteria that look at activations and for verification: a .npz or .npy file
             stacked on axis 0, a folder of them or of images, JSON of Polygraphy's --save-inputs, LOADER.py:FUNCTION,
-            or the word random.
-        samples: How many samples to take of the data (1024).
+            or the words random (noise) and synthetic (inputs made to fit the model's BatchNormalizations).
+        labels: What is right for each sample of the data: its name in the archive, or FILE.npy. For taylor, taylor-ema
+            and empirical-fisher, and for --metric accuracy, which is measured by default then.
+        samples: How many samples to take of the data (1024; less of synthetic ones).
         preprocess: How images become inputs: resize, crop, color, scale, mean, std, layout. In recipes only.
         recover: What is done for accuracy once the cut is proved: none, or steps with commas: merge, mean, moments,
             batchnorm, refit, distill (auto: refit where there is data).
-        metric: A measure of your own, before and after: FILE.py:FUNCTION, called with run(feed) -> outputs.
+        metric: A measure of your own, before and after: FILE.py:FUNCTION, called with run(feed) -> outputs; or
+            accuracy.
         no_verify: Do not compare the result with the masked original; it is marked UNVERIFIED then.
     """
 
@@ -100,6 +103,7 @@ class Recipe:
     seed: int | None = None
     input_shape: tuple[str, ...] | None = None
     data: str | None = None
+    labels: str | None = None
     samples: int | None = None
     preprocess: Annotated[Mapping[str, Any] | None, Parameter(parse=False)] = None
     recover: str | None = None
@@ -148,7 +152,7 @@ class Recipe:
 
     def data_options(self) -> dict[str, Any]:
         """Keyword options of :func:`graphprune.prune` about data."""
-        found = {key: getattr(self, key) for key in ("data", "samples", "preprocess", "metric")}
+        found = {key: getattr(self, key) for key in ("data", "labels", "samples", "preprocess", "metric")}
         return found if self.recover is None else {**found, "recover": self.recover}
 
     def input_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -171,6 +175,7 @@ class Recipe:
         entries: dict[str, Any] = {k: list(v) if isinstance(v, tuple | list) else v for k, v in planned.items()}
         entries["input_shape"] = list(self.input_shape or ())
         entries["data"] = moved_source(self.data, folder) if self.data is not None else None
+        entries["labels"] = moved_labels(self.labels, folder)
         entries["samples"] = self.samples
         entries["preprocess"] = dict(self.preprocess) if self.preprocess is not None else None
         if self.latency_table is not None:
@@ -209,6 +214,7 @@ def read_recipe(path: Path) -> Recipe:
     for key in ("data", "metric", "latency_table"):
         if out.get(key) is not None:
             out[key] = moved_source(out[key], None, path.parent)
+    out["labels"] = moved_labels(out.get("labels"), None, path.parent)
     return Recipe(**out)
 
 

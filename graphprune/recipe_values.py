@@ -12,7 +12,8 @@ from typing import Any
 from graphprune.errors import InputError
 
 AUTO = "auto"
-RANDOM = "random"
+MADE = ("random", "synthetic")  # words for data that is made, see graphprune.data.sources
+WORDS = (*MADE, "accuracy")  # that stand where a path might
 _SHAPE = re.compile(r"(?:(?P<name>.*):)?(?P<sizes>\d+(?:[x,]\d+)*)")
 _SCRIPT = re.compile(r"(?P<file>.*\.py):(?P<name>\w+)")
 AMOUNTS = ("macs", "params", "size", "memory", "latency", "ratio")
@@ -65,9 +66,9 @@ def number(text: str) -> str | int | float:
 def moved_source(text: str, folder: Path | None, home: Path = Path()) -> str:
     """A path or ``file.py:function`` that stands in a recipe in ``home``, as it has to stand in one in ``folder``.
 
-    Without a folder: as it has to be given. The word random stays.
+    Without a folder: as it has to be given. Words for data that is made, and for a metric, stay.
     """
-    if text == RANDOM:
+    if text in WORDS:
         return text
     script = _SCRIPT.fullmatch(text)
     file, name = (script["file"], script["name"]) if script else (text, "")
@@ -77,6 +78,11 @@ def moved_source(text: str, folder: Path | None, home: Path = Path()) -> str:
     except ValueError:  # another drive
         file = str(path.resolve())
     return f"{file}:{name}" if name else file
+
+
+def moved_labels(text: str | None, folder: Path | None, home: Path = Path()) -> str | None:
+    """As :func:`moved_source` for labels, which are a name in the data where they are no file."""
+    return moved_source(text, folder, home) if text is not None and text.endswith((".npy", ".npz")) else text
 
 
 def _text(value: Any) -> str:
@@ -139,10 +145,11 @@ CONVERT: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "seed": ("a whole number", _whole),
     "input_shape": ("a shape or a list of them", _texts),
     "data": ("a path", _text),
+    "labels": ("a name or a path", _text),
     "samples": ("a whole number", _whole),
     "preprocess": ("a mapping of steps", _mapping),
     "recover": ("steps with commas", _text),
-    "metric": ("FILE.py:FUNCTION", _text),
+    "metric": ("FILE.py:FUNCTION, or accuracy", _text),
     "threads": ("a whole number", _whole),
     "provider": ("a name", _text),
     "latency_table": ("a path, or FILE.py:FUNCTION", _text),

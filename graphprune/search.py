@@ -168,7 +168,7 @@ def recovered(
     progress("recover")
     cut = folded_cut(result.deps, result.plan)
     try:
-        model, report = recover(cut, result.model, samples, names, seed=seed, progress=progress)
+        model, report = recover(cut, result.model, samples, names, needed=how != AUTO, seed=seed, progress=progress)
     except (InputError, CannotRun) as error:
         if how != AUTO:
             raise InputError(str(error)) from None

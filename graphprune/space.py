@@ -48,6 +48,7 @@ class Space:
 
     Args:
         source: Model or dependency graph.
+        labels: What is right for each sample, see :func:`graphprune.samples`.
         data: Samples for the error and for criteria that want some, see :func:`graphprune.samples`.
         samples: How many of them to take.
         options: Constraints, criterion and targets as for :func:`graphprune.plan`; targets may be left out.
@@ -65,12 +66,13 @@ class Space:
         source: Source | Graph | DependencyGraph,
         *,
         data: Any = None,
+        labels: Any = None,
         samples: int | None = None,
         **options: Any,
     ) -> None:
         deps = api.analyze(source, allow_io=options.pop("allow_io", ()))
         aimed = any(options.get(name) is not None for name in _AMOUNTS)
-        self._samples: Samples | None = given_samples(data, deps.source, samples, options.get("seed", 0), None)
+        self._samples: Samples | None = given_samples(data, deps.source, samples, options.get("seed", 0), None, labels)
         given = {**options, "data": self._samples} if aimed else {**options, "data": self._samples, "ratio": 0.5}
         self._planner = planner = prepared(deps, given)
         if not aimed:

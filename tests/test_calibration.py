@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import graphprune as gp
 from graphprune.calibration import Calibration, cache, passes
+from graphprune.calibration.grams import GramSums
 from graphprune.calibration.values import HIDDEN, OnnxValues, values_of
 from graphprune.errors import InputError
 from graphprune.folding.linear import linear
@@ -372,3 +373,14 @@ def test_half_precision_is_summed_in_full() -> None:
     sums = MomentSums((1,))
     sums.add(value)
     np.testing.assert_allclose(sums.result().mean, value.astype(np.float64).mean(axis=(0, 2, 3)), rtol=1e-12)
+
+
+def test_positions_that_are_alike_count_as_few() -> None:
+    rng = np.random.default_rng(0)
+    alone, alike = GramSums(1, 8), GramSums(1, 8)
+    for _ in range(40):
+        rows = rng.standard_normal((1, 10, 8))
+        alone.add(np.repeat(rows, 25, axis=1)[:, rng.permutation(250)])
+        alike.add(rng.standard_normal((1, 250, 8)))
+    assert 300 < alone.result().independent < 530  # each of 400 is there 25 times
+    assert alike.result().independent > 8000

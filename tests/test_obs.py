@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ import pytest
 
 import graphprune as gp
 from graphprune.calibration import Calibration
+from graphprune.calibration.grams import Gram
 from graphprune.calibration.store import Store
 from graphprune.calibration.walk import Walk
 from graphprune.errors import InputError
 from graphprune.graph.run import Runner
 from graphprune.importance.curve import Curve
-from graphprune.importance.obs import obs_curves, read_grams
+from graphprune.importance.obs import covariance, obs_curves, read_grams
 from graphprune.recover.evidence import Evidence, bent
 from graphprune.recover.judge import judged
 from tests.graphs import Builder
@@ -45,6 +47,11 @@ def sampled(model: Any) -> tuple[Any, Any]:
     return deps, read_grams(deps, Calibration(deps, DATA))
 
 
+def exact(grams: Any) -> Any:
+    """As of so many samples that nothing is in common by chance."""
+    return {key: replace(gram, independent=10**9) for key, gram in grams.items()}
+
+
 def of_stem(deps: Any) -> int:
     return next(i for i, g in enumerate(deps.groups) if any(m.tensor == "first.weight" for m in g.members))
 
@@ -72,7 +79,7 @@ def test_the_first_loss_is_that_of_the_best_fit_without_the_channel() -> None:
     model = net()
     deps, grams = sampled(model)
     place = of_stem(deps)
-    curve = obs_curves(deps, grams)[place]
+    curve = obs_curves(deps, exact(grams))[place]
     assert curve is not None
     order = [int(np.flatnonzero(deps.types["first.weight"][0].units[:, 0] == u)[0]) for u in curve.order]
     alone = [best_error(model, [k for k in range(8) if k != c]) for c in range(8)]
@@ -82,9 +89,23 @@ def test_the_first_loss_is_that_of_the_best_fit_without_the_channel() -> None:
         assert curve.loss[gone] == pytest.approx(best_error(model, sorted(set(range(8)) - set(order[:gone]))), rel=0.15)
 
 
+def test_what_few_samples_have_in_common_by_chance_is_not_believed() -> None:
+    rng = np.random.default_rng(0)
+    for samples, wide in ((10, 40), (4000, 4)):
+        rows = rng.standard_normal((samples, wide))
+        gram = Gram((rows.T @ rows)[None], rows.sum(0)[None], samples, samples)
+        found = covariance(gram, centred=True)[0]
+        own = np.diag(found)
+        np.testing.assert_allclose(own, rows.var(0), rtol=1e-9)
+        plain = gram.covariance()[0]
+        truth = np.eye(wide)
+        assert np.abs(found - np.diag(own)).sum() <= np.abs(plain - np.diag(own)).sum()
+        assert ((found - truth) ** 2).sum() < ((plain - truth) ** 2).sum() * (0.5 if samples == 10 else 1.01)
+
+
 def test_of_two_channels_that_say_the_same_one_is_free_and_the_other_is_not() -> None:
     deps, grams = sampled(net(twins=True))
-    curve = obs_curves(deps, grams)[of_stem(deps)]
+    curve = obs_curves(deps, exact(grams))[of_stem(deps)]
     assert curve is not None
     units = deps.types["first.weight"][0].units[:, 0]
     assert curve.order[0] in {units[2], units[5]}

@@ -1,6 +1,6 @@
 """Criterion x recovery, with and without data: the figures from which the defaults follow.
 
-python -m benchmarks.accuracy.ablation [PATTERN] [--criteria l2,obs] [--recover none,auto] [--write]
+python -m benchmarks.accuracy.ablation [PATTERN] [--criteria l2,obs] [--recover "none;refit"] [--write]
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ def columns(options: argparse.Namespace) -> Iterable[tuple[bool, str]]:
 
 def main() -> None:
     options_parser = parser("Criteria and recoveries against each other.")
-    options_parser.set_defaults(seeds=1)
+    options_parser.add_argument("--seeds", type=int, default=1, help="calibration sets")
     options_parser.add_argument("--criteria", default="", help="names with commas between; all by default")
-    options_parser.add_argument("--recover", default="none;auto", help="recoveries with semicolons between")
+    options_parser.add_argument("--recover", default="none;refit", help="recoveries with semicolons between")
     options = options_parser.parse_args()
     report, parts = Report(), [header("Criterion x recovery")]
     names = ["criterion", *(f"{'data' if data else 'no data'}, {recover}" for data, recover in columns(options))]

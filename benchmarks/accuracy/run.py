@@ -1,6 +1,6 @@
 """Metrics before and after pruning without training, graphprune and its peers, in one table.
 
-    python -m benchmarks.accuracy.run [PATTERN] [--seeds 3] [--peers yes|only|no] [--write]
+    python -m benchmarks.accuracy.run [PATTERN] [--peers yes|only|no] [--write]
 
 Every figure is a job in a process of its own that is remembered: a run that was cut off goes on where it stopped.
 Rows of graphprune are measured again when its sources changed (`--keep` takes them as they are); a peer's are not.
@@ -22,11 +22,14 @@ from tests.assets import AssetUnavailable
 
 MODULE = "benchmarks.accuracy.measure"
 TIMEOUT = 3600.0
-STEPS = ("refit",)  # recoveries after the cut, in the order in which they are added
+STEPS = ("refit", "distill")  # recoveries after the cut, in the order in which they are added
 
 
-def variants() -> dict[str, Row]:
+def variants(*, all_of_them: bool = True) -> dict[str, Row]:
     """Columns of graphprune: the plain cut, the best without data, then with data step by step, then the default."""
+    last: dict[str, Row] = {"default": {"options": {}, "data": True}}
+    if not all_of_them:
+        return last
     found: dict[str, Row] = {
         "plain cut": {"options": {"recover": "none"}, "data": False},
         "no data": {"options": {}, "data": False},
@@ -35,7 +38,7 @@ def variants() -> dict[str, Row]:
     for count in range(1, len(STEPS)):
         steps = ",".join(STEPS[:count])
         found[f"+ {STEPS[count - 1]}"] = {"options": {"recover": steps}, "data": True}
-    return found | {"default": {"options": {}, "data": True}}
+    return found | last
 
 
 def remembered(task: Task, job: Mapping[str, Any], options: argparse.Namespace, *, own: bool = True) -> Row:
@@ -127,11 +130,12 @@ def peer_cells(rows: Mapping[str, Row | None], metric: str) -> list[str]:
 
 
 def own_rows(task: Task, macs: str, align: int, options: argparse.Namespace, report: Report) -> dict[str, list[Row]]:
-    """Rows of graphprune by variant, one per calibration set."""
+    """Rows of graphprune by variant, of the default one per calibration set; with other alignments it alone."""
     found = {}
-    for name, variant in variants().items() if options.peers != "only" else ():
+    chosen = variants(all_of_them=align == task.aligns[0]) if options.peers != "only" else {}
+    for name, variant in chosen.items():
         job = {"kind": "ours", "macs": macs, "data": variant["data"], "options": {**variant["options"], "align": align}}
-        seeds = range(options.seeds if variant["data"] else 1)
+        seeds = range(task.sets if name == "default" else 1)
         found[name] = [remembered(task, {**job, "seed": seed}, options) for seed in seeds]
         about = {"task": task.name, "macs": macs, "align": align, "variant": name}
         report.data += [{**about, "seed": seed, **row} for seed, row in zip(seeds, found[name], strict=True)]
@@ -148,7 +152,8 @@ def measure(task: Task, options: argparse.Namespace, report: Report) -> None:
             rows = own_rows(task, macs, align, options, report)
             for metric, start in dense.get("measures", {}).items():
                 place = f"{task.name} at {macs}, align {align}"
-                cells = [report.cell(f"{place}, {name}", found, metric) for name, found in rows.items()]
+                names = variants() if options.peers != "only" else ()
+                cells = [report.cell(f"{place}, {n}", rows[n], metric) if n in rows else "" for n in names]
                 line = [macs, str(align), f"{start:.1f}", *cells]
                 line += peer_cells(others, metric) if align == task.aligns[0] else [""] * 4
                 report.lines.setdefault((task.name, metric), []).append(line)
@@ -162,13 +167,15 @@ def document(report: Report, options: argparse.Namespace) -> str:
     names += ["Torch-Pruning", "+ re-calibrated", "onnxsim Wanda", "+ its recovery"]
     parts = [header("Accuracy without training")]
     parts.append(
-        f"Metrics in percent; with data: mean ± half the range over {options.seeds} calibration sets. "
+        "Metrics in percent; where there are several calibration sets the mean ± half the range. "
         "A peer's best criterion, chosen by the metric itself, is in brackets; it does not depend on the alignment.\n"
     )
     for (name, metric), lines in report.lines.items():
         task = TASKS[name]
         if metric == task.metric:
-            parts.append(f"## {name}: {metric}\n\nCalibration: {task.samples} samples: {task.data_note}.\n")
+            parts.append(
+                f"## {name}: {metric}\n\nCalibration: {task.samples} samples, {task.sets} sets: {task.data_note}.\n"
+            )
         else:
             parts.append(f"### {name}: {metric}\n")
         parts.append(table(lines, names) + "\n")
@@ -181,7 +188,6 @@ def parser(description: str) -> argparse.ArgumentParser:
     """Options of the accuracy benchmarks."""
     found = argparse.ArgumentParser(description=description)
     found.add_argument("pattern", nargs="?", default="", help="regular expression a task's name must match")
-    found.add_argument("--seeds", type=int, default=3, help="calibration sets")
     found.add_argument("--write", action="store_true", help="write the report, also of a part of the tasks")
     found.add_argument("--timeout", type=float, default=TIMEOUT, help="seconds per job")
     found.add_argument("--fresh", action="store_true", help="measure graphprune again; peers are remembered")

@@ -140,6 +140,7 @@ class Task(ABC):
         targets: What may remain of the MACs.
         aligns: Alignments to measure.
         samples: How many calibration samples the benchmark uses.
+        sets: How many calibration sets the benchmark draws for the default.
         data_note: What the samples are.
         for_torch: Whether peers that prune PyTorch modules are measured too.
     """
@@ -149,6 +150,7 @@ class Task(ABC):
     targets: tuple[str, ...] = ("70%", "50%")
     aligns: tuple[int, ...] = (8,)
     samples: int = 256
+    sets: int = 1
     data_note: str = ""
     for_torch: bool = False
 

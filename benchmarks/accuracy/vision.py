@@ -63,7 +63,8 @@ class ResNet20(Task):
     targets = ("80%", "70%", "60%", "50%")
     aligns = (1, 8)
     for_torch = True
-    samples = 1024
+    samples = 4096
+    sets = 3
     data_note = "CIFAR-10 pictures, 5,000 others to measure on (the network saw all of them when it was trained)"
 
     def module(self) -> nn.Module:
@@ -156,7 +157,7 @@ class MobileNetV2(Task):
     name = "mobilenet_v2"
     metric = "top-1 agreement"
     targets = ("90%", "80%", "70%", "60%")
-    aligns = (1, 8)
+    aligns = (1,)
     for_torch = True
     samples = 512
     data_note = "parts of sample photos and scaled-up CIFAR pictures, 400 parts of 20 other photos held back"

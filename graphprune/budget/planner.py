@@ -115,11 +115,9 @@ class Planner:
         """The criterion that "auto" stands for."""
         if criterion == OBS and calibration is None:
             raise InputError("criterion obs looks at activations: give samples with --data")
-        if criterion == OBS and calibration is not None and not calibration.on_files:
-            raise InputError("criterion obs works on ONNX files; for a module take wanda or gauss-newton")
         if criterion != AUTO:
             return criterion
-        return OBS if calibration is not None and calibration.on_files else "l2"
+        return OBS if calibration is not None else "l2"
 
     @classmethod
     def from_options(

@@ -5,21 +5,23 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeVar
 from weakref import WeakValueDictionary, finalize
 
 import numpy as np
-import onnx_ir as ir
 
 from graphprune.calibration.cache import Digest, model_key
 from graphprune.calibration.grams import Gram, Source
+from graphprune.calibration.labels import class_head, classes_of
 from graphprune.calibration.moments import Moments, MomentSums
-from graphprune.calibration.passes import Feeds, GramJob, Job, MomentJob, carry_out, dealt
+from graphprune.calibration.passes import GramJob, Job, MomentJob, carry_out, dealt
 from graphprune.calibration.sources import channel_source, layer_source
 from graphprune.calibration.values import HIDDEN, Values, values_of
 from graphprune.coupling.groups import DependencyGraph
+from graphprune.data.parts import Feeds
 from graphprune.errors import InputError
 from graphprune.graph.model import Array
 
@@ -44,7 +46,7 @@ class Calibration:
         cache: Folder for sums; an interrupted calibration goes on from there.
         progress: Called after every feed with the number done and the number there are, over all passes of a call.
         threads: Threads of onnxruntime, 0 for its default.
-        labels: Right classes of the samples in order, for criteria that can use them.
+        labels: Right classes of the samples in order, for criteria that can use them; by default those of the samples.
 
     Raises:
         InputError: There are no samples.
@@ -65,7 +67,9 @@ class Calibration:
     ) -> None:
         if not len(samples):
             raise InputError(f"{deps.source.name}: there are no samples to calibrate with")
-        self.deps, self.samples, self.labels = deps, samples, labels
+        self.deps, self.samples = deps, samples
+        brought = getattr(samples, "labels", None) is not None and class_head(deps.source) is not None
+        self.labels = classes_of(deps.source, samples) if labels is None and brought else labels  # type: ignore[arg-type]
         self.seed, self.threads, self.progress = seed, threads, progress
         self._memory, self._seed, self._positions = memory, seed, positions
         self._cache = Path(cache) if cache is not None else None
@@ -76,10 +80,15 @@ class Calibration:
         self._files = 0
         self._held = [0]  # bytes of results in memory that somebody still has
 
-    @property
-    def on_files(self) -> bool:
-        """Whether the model is an ONNX model."""
-        return isinstance(self.deps.source.source, ir.Model)
+    def need_labels(self) -> Array:
+        """The labels, for a criterion that cannot do without.
+
+        Raises:
+            InputError: There are none.
+        """
+        if self.labels is None:
+            raise InputError(f"{self.deps.source.name}: the criterion needs labels: give them with --labels")
+        return self.labels
 
     def readable(self, name: str) -> bool:
         """Whether a value can be read: it depends on the inputs and lies at the top level of the model."""
@@ -143,6 +152,18 @@ class Calibration:
         first = Digest()
         first.add(next(iter(self.samples)))
         return model_key(self.deps.source), str(first), str(len(self.samples))
+
+    def over(self, samples: Feeds) -> Calibration:
+        """The same over other samples; nothing is cached."""
+        return Calibration(
+            self.deps,
+            samples,
+            memory=self._memory,
+            seed=self._seed,
+            positions=self._positions,
+            progress=self._progress,
+            threads=self._threads,
+        )
 
     @cached_property
     def _growth(self) -> float:
@@ -211,7 +232,7 @@ class Calibration:
         self._files += 1
         path = Path(self._folder.name) / f"{self._files}.npy"
         np.save(path, gram.matrix, allow_pickle=False)
-        mapped = Gram(np.load(path, mmap_mode="r"), gram.sums, gram.count)
+        mapped = replace(gram, matrix=np.load(path, mmap_mode="r"))
         self._grams[place] = mapped
         return mapped
 

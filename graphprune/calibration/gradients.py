@@ -60,7 +60,14 @@ class Masks:
     count: int
 
 
-def gradients_of(graph: Graph, wanted: Sequence[Wanted], *, threads: int = 0, masks: Masks | None = None) -> Gradients:
+def gradients_of(
+    graph: Graph,
+    wanted: Sequence[Wanted],
+    *,
+    threads: int = 0,
+    masks: Masks | None = None,
+    ends: Sequence[Head] | None = None,
+) -> Gradients:
     """Gradients of an ONNX model in onnxruntime, or of a traced module by autograd.
 
     Args:
@@ -68,16 +75,17 @@ def gradients_of(graph: Graph, wanted: Sequence[Wanted], *, threads: int = 0, ma
         wanted: What to sum up at which points.
         threads: Threads of onnxruntime, 0 for as many as there are cores.
         masks: Multipliers to put in.
+        ends: What the loss reads; the float outputs when None.
 
     Raises:
         InputError: The model has no float output, or no values.
     """
     if isinstance(graph.source, ir.Model):
         model = with_masks(graph, masks.places, masks.labels, masks.count) if masks is not None else None
-        return OnnxGradients(graph, wanted, threads=threads, model=model)
+        return OnnxGradients(graph, wanted, threads=threads, model=model, ends=ends)
     from graphprune.calibration.torch_gradients import TorchGradients
 
-    return TorchGradients(graph, wanted, masks)
+    return TorchGradients(graph, wanted, masks, ends)
 
 
 class OnnxGradients:
@@ -88,14 +96,21 @@ class OnnxGradients:
         wanted: What to sum up at which points.
         threads: Threads of onnxruntime, 0 for as many as there are cores.
         model: What to run in the place of the graph's own model, see :mod:`graphprune.calibration.masks`.
+        ends: What the loss reads; the float outputs when None.
     """
 
     def __init__(
-        self, graph: Graph, wanted: Sequence[Wanted], *, threads: int = 0, model: ir.Model | None = None
+        self,
+        graph: Graph,
+        wanted: Sequence[Wanted],
+        *,
+        threads: int = 0,
+        model: ir.Model | None = None,
+        ends: Sequence[Head] | None = None,
     ) -> None:
         self.graph, self.wanted, self.threads = graph, tuple(wanted), threads
         self.model: ir.Model = graph.source if model is None else model
-        self.heads: tuple[Head, ...] = heads(graph)
+        self.heads: tuple[Head, ...] = heads(graph) if ends is None else tuple(ends)
         self._forward: Runner | None = None
         self._ready: dict[Any, _Ready] = {}
 

@@ -23,11 +23,13 @@ class Gram:
         matrix: Sums of products, float64 of shape (groups, f, f); f counts inputs of a group and, within, taps.
         sums: Sums, float64 of shape (groups, f).
         count: Number of positions.
+        independent: How many independent positions would say as much; neighbours in a sample are alike.
     """
 
     matrix: Real
     sums: Real
     count: int
+    independent: int = 0
 
     def covariance(self) -> Real:
         """Covariances, shape (groups, f, f)."""
@@ -58,12 +60,19 @@ class Source:
 
 
 class GramSums:
-    """A Gram matrix as it is being summed: products in float32, sums in float64."""
+    """A Gram matrix as it is being summed: products in float32, sums in float64.
+
+    How much positions of the same chunk are alike is told from the spread of the chunks' means.
+
+    Source: Kish, "Survey Sampling", 1965 (design effect of clusters).
+    """
 
     def __init__(self, groups: int, width: int) -> None:
         self.matrix = np.zeros((groups, width, width))
         self.sums = np.zeros((groups, width))
         self.count = 0
+        self._between = np.zeros((groups, width))  # sums of squares of the chunks' means
+        self._chunks = 0
 
     def add(self, rows: Array) -> None:
         """See more positions, array (groups, positions, width)."""
@@ -71,18 +80,35 @@ class GramSums:
         for place, group in enumerate(rows):
             x: NDArray[Any] = np.ascontiguousarray(group, kind)
             self.matrix[place] += x.T @ x
-            self.sums[place] += x.sum(axis=0, dtype=np.float64)
+            mine = x.sum(axis=0, dtype=np.float64)
+            self.sums[place] += mine
+            self._between[place] += mine**2 / max(len(x), 1)
         self.count += rows.shape[1]
+        self._chunks += 1
 
     def result(self) -> Gram:
         """The sums so far."""
-        return Gram(self.matrix, self.sums, self.count)
+        return Gram(self.matrix, self.sums, self.count, self._independent())
+
+    def _independent(self) -> int:
+        if self._chunks < 2:  # nothing to compare
+            return self.count
+        square = self.sums**2 / self.count
+        between = float((self._between - square).sum()) / (self._chunks - 1)
+        within = float((np.diagonal(self.matrix, axis1=1, axis2=2) - square).sum()) / self.count
+        return int(self.count / max(between / max(within, 1e-30), 1.0))
 
     def state(self) -> dict[str, Array]:
         """What has been summed, for a file."""
-        return {"matrix": self.matrix, "sums": self.sums, "count": np.array(self.count, np.int64)}
+        return {
+            "matrix": self.matrix,
+            "sums": self.sums,
+            "count": np.array([self.count, self._chunks]),
+            "between": self._between,
+        }
 
     def restore(self, state: Mapping[str, Array]) -> None:
         """Go on from what a file holds."""
         self.matrix, self.sums = np.array(state["matrix"]), np.array(state["sums"])
-        self.count = int(state["count"])
+        self.count, self._chunks = map(int, state["count"])
+        self._between = np.array(state["between"])

@@ -5,23 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from graphprune.calibration.cache import Checkpoint, Digest
 from graphprune.calibration.grams import GramSums, Source
 from graphprune.calibration.moments import MomentSums
-from graphprune.calibration.values import Feed, Values
+from graphprune.calibration.values import Values
+from graphprune.data.parts import Feeds
 from graphprune.graph.model import Array
-
-
-class Feeds(Protocol):
-    """A sized collection of feeds that gives the same ones every time."""
-
-    def __len__(self) -> int: ...
-
-    def __iter__(self) -> Iterator[Feed]: ...
 
 
 @dataclass

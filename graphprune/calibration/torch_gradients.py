@@ -27,14 +27,17 @@ class TorchGradients:
         graph: The module's graph.
         wanted: What to sum up at which points.
         masks: Multipliers to put in.
+        ends: What the loss reads; the float outputs when None.
 
     Raises:
         InputError: The module has no values, or no float output.
     """
 
-    def __init__(self, graph: Graph, wanted: Sequence[Wanted], masks: Masks | None = None) -> None:
+    def __init__(
+        self, graph: Graph, wanted: Sequence[Wanted], masks: Masks | None = None, ends: Sequence[Head] | None = None
+    ) -> None:
         self.graph, self.wanted = graph, tuple(wanted)
-        self.heads: tuple[Head, ...] = heads(graph)
+        self.heads: tuple[Head, ...] = heads(graph) if ends is None else tuple(ends)
         self._tape = _Tape(graph, {w.point for w in wanted}, [h.name for h in self.heads], masks)
 
     def outputs(self, feed: Feed) -> list[NDArray[np.float32]]:

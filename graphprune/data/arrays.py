@@ -13,7 +13,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from graphprune.data.records import Chain, Feed, Read, Records, Size, size_of
-from graphprune.data.wanted import Layout, Wanted, checked
+from graphprune.data.wanted import LABELS, Layout, Wanted, checked
 from graphprune.errors import InputError
 from graphprune.graph.model import Array
 
@@ -44,7 +44,7 @@ class Stack:
 
     def _open(self, arrays: Mapping[str, Array]) -> None:
         """Find how each array is cut into ``count`` records: None for shared by all, 0 for an entry, else rows."""
-        wanted = {w.name: w for w in self._layout.inputs}
+        wanted = {w.name: w for w in self._layout.inputs} | {LABELS: Wanted("labels", "", None)}
         more = {n: a.ndim - len(s) for n, a in arrays.items() if (s := wanted[n].shape) is not None}
         for name, array in arrays.items():
             _fit(array, wanted[name], more.get(name, 0), self.name)
@@ -62,6 +62,9 @@ class Stack:
             self.count = max((len(self.arrays[n]) // k for n, k in fixed.items()), default=1)
             free = {n for n, d in more.items() if d == 0 and wanted[n].shape and n not in fixed}
             self._cut({**fixed, **{n: max(1, len(self.arrays[n]) // max(1, self.count)) for n in free}}, {})
+        if LABELS in arrays and (entries or self._layout.batch is None):
+            self._cut({}, {LABELS: len(np.atleast_1d(arrays[LABELS]))})
+            self.step[LABELS] = 0
 
     def _cut(self, rows: Mapping[str, int], entries: Mapping[str, int]) -> None:
         counts = {**entries, **{n: len(self.arrays[n]) / k for n, k in rows.items()}}
@@ -130,7 +133,7 @@ class File(Stack):
         return opened._part
 
     def _arrays(self, layout: Layout) -> dict[str, Array]:
-        return named(_read(self._path), layout, str(self._path))
+        return named(read_file(self._path), layout, str(self._path))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "arrays": {}}
@@ -150,7 +153,8 @@ def named(found: Array | Mapping[str, Any], layout: Layout, where: str) -> dict[
             )
         found = {layout.names[0]: found}
     arrays = layout.pick(found, where)
-    return {w.name: checked(arrays[w.name], w, where) for w in layout.inputs}
+    out = {w.name: checked(arrays[w.name], w, where) for w in layout.inputs}
+    return out | {LABELS: layout.label(found, where)} if layout.labels else out
 
 
 def folder(path: Path, files: list[Path], layout: Layout) -> Records:
@@ -161,7 +165,12 @@ def folder(path: Path, files: list[Path], layout: Layout) -> Records:
 # -- reading ---------------------------------------------------------------------------------------------
 
 
-def _read(path: Path) -> Array | dict[str, Array]:
+def read_file(path: Path) -> Array | dict[str, Array]:
+    """The array or arrays of a .npy or .npz file, mapped.
+
+    Raises:
+        InputError: It cannot be read, or holds Python objects.
+    """
     try:
         with path.open("rb") as file:
             start = file.read(len(npy.MAGIC_PREFIX))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from itertools import islice
 
 import numpy as np
 
 from graphprune.data.records import Feed, Records, Size, rows_of, total
-from graphprune.data.wanted import Layout, not_finite
+from graphprune.data.wanted import LABELS, Layout, not_finite
 from graphprune.errors import InputError
 from graphprune.graph.model import Array
 
@@ -85,6 +86,21 @@ class Samples:
     def __iter__(self) -> Iterator[Feed]:
         return self._feeds(self._plan)
 
+    @cached_property
+    def labels(self) -> Array | None:
+        """What the data says to be right, one entry per sample in the order of the feeds; None without labels.
+
+        Raises:
+            InputError: Labels of different samples have different sizes.
+        """
+        found = [feed[LABELS] for feed in self._whole(self._plan) if LABELS in feed]
+        if not found:
+            return None
+        single = not self.batched
+        if len({a.shape[0 if single else 1 :] for a in found}) > 1:
+            raise InputError(f"{self.name}: labels of different samples have different sizes")
+        return np.stack(found) if single else np.concatenate(found)
+
     @property
     def batched(self) -> bool:
         """Whether axis 0 of every input is the batch."""
@@ -114,6 +130,10 @@ class Samples:
             raise InputError(f"{self.name}: {few}; {purpose} needs at least {count}")
 
     def _feeds(self, plan: Sequence[tuple[Piece, ...]]) -> Iterator[Feed]:
+        return ({n: a for n, a in feed.items() if n != LABELS} for feed in self._whole(plan))
+
+    def _whole(self, plan: Sequence[tuple[Piece, ...]]) -> Iterator[Feed]:
+        """Feeds with their labels."""
         read = self._records.reader()
         for pieces in plan:
             parts: dict[str, list[Array]] = {}

@@ -18,20 +18,22 @@ class Random:
     Args:
         graph: The graph.
         layout: What it takes.
-        count: Samples.
+        count: Samples; 64 when None.
         seed: Seed of the draw.
     """
 
     name = "random"
     cheap = False
 
-    def __init__(self, graph: Graph, layout: Layout, count: int, seed: int) -> None:
+    def __init__(self, graph: Graph, layout: Layout, count: int | None, seed: int) -> None:
         shapes = graph.input_shapes[0]
         if layout.batch == 0:
             shapes = {n: (1, *s[1:]) if s else s for n, s in shapes.items()}
         self._graph, self._seed = replace(graph, input_shapes=(shapes,)), seed
         each = size_of(self._draw(0), layout, self.name)
-        self.sizes: list[Size] = [each] * -(-count // each.rows)
+        if layout.batch:
+            each = Size(layout.batch, each.key)  # whose samples count one by one
+        self.sizes: list[Size] = [each] * -(-(COUNT if count is None else count) // each.rows)
 
     def _draw(self, k: int) -> Feed:
         return random_feeds(self._graph, 1, self._seed * 1_000_003 + k)[0]

@@ -10,7 +10,7 @@ from typing import IO, Any, Protocol
 
 import numpy as np
 
-from graphprune.data.wanted import Layout, Wanted, checked
+from graphprune.data.wanted import LABELS, Layout, Wanted, checked, label_array
 from graphprune.errors import InputError
 from graphprune.graph.model import Array
 
@@ -83,7 +83,25 @@ def as_record(item: Any, layout: Layout, where: str) -> Feed:
     """
     found = _by_name(item, layout, where)
     arrays = {w.name: checked(found[w.name], w, where) for w in layout.inputs}
-    return {w.name: _ranked(arrays[w.name], w, layout, where) for w in layout.inputs}
+    out = {w.name: _ranked(arrays[w.name], w, layout, where) for w in layout.inputs}
+    if layout.labels:
+        label = _label(item, layout, where)
+        lone = layout.batch is not None and any(out[n].ndim > arrays[n].ndim for n in out)
+        out[LABELS] = label[None] if lone else label
+    return out
+
+
+def _label(item: Any, layout: Layout, where: str) -> Array:
+    """What an item says beside the inputs."""
+    if hasattr(item, "keys") and hasattr(item, "__getitem__"):
+        return layout.label({k: item[k] for k in item.keys()}, where)  # noqa: SIM118
+    count = len(layout.names)
+    if isinstance(item, list | tuple) and item:
+        inner = item[0]
+        count = 1 if hasattr(inner, "keys") or (count > 1 and isinstance(inner, tuple)) else count
+        if len(item) > count:
+            return label_array(item[count], where)
+    raise InputError(f"{where}: has no label; give pairs (input, label), or a mapping with {layout.labels[0]!r}")
 
 
 def _by_name(item: Any, layout: Layout, where: str) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,33 @@ import numpy as np
 
 from graphprune.data import arrays, images
 from graphprune.data.collection import BATCH, Samples
-from graphprune.data.drawn import COUNT, Random
+from graphprune.data.drawn import Random
+from graphprune.data.labels import NAMES, Labelled, apart, is_file, names_of, only
 from graphprune.data.polygraphy import saved_folder, saved_inputs
 from graphprune.data.preprocess import Preprocess
-from graphprune.data.records import Kept, Records
+from graphprune.data.records import Chain, Kept, Records
 from graphprune.data.scripts import is_script, load_function
 from graphprune.data.streams import from_python
-from graphprune.data.wanted import Layout, checked, layout_of
+from graphprune.data.wanted import LABELS, Layout, checked, label_array, layout_of
 from graphprune.errors import InputError
 from graphprune.graph.model import Graph
 
-RANDOM = "random"
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """Samples that are made for a graph.
+
+    Attributes:
+        make: Function (graph, layout, samples or None, seed) → records.
+        slow: Whether each costs so much that their number is left to it where none is given.
+    """
+
+    make: Callable[[Graph, Layout, int | None, int], Records]
+    slow: bool = False
+
+
+MADE: dict[str, Made] = {"random": Made(Random)}
+"""By the word that asks for them."""
 SAMPLES = 1024  # taken where no number is given
 
 
@@ -33,6 +50,7 @@ def samples(
     batch: int = BATCH,
     seed: int = 0,
     preprocess: Preprocess | Mapping[str, Any] | None = None,
+    labels: Any = None,
 ) -> Samples:
     """Samples for a graph.
 
@@ -51,28 +69,36 @@ def samples(
               for every pass; an iterator, generator or calibration data reader of onnxruntime, which goes to a
               temporary file. An item is a mapping by input name, a tuple of inputs in order (what comes after them,
               such as labels, is left out), or an array; one sample or a batch;
-            - "random", for random inputs.
+            - "random" for random inputs, "synthetic" for ones that the model's BatchNormalizations take for real.
         graph: The graph; feeds have the names of its inputs.
         limit: Samples to take at most. Files, arrays and sequences give that many drawn with ``seed``, in their
             order; what goes by only once gives its first ones.
         batch: Samples per feed where the batch is free.
         seed: Seed of the draw.
         preprocess: How images become inputs: a mapping with the names of :class:`Preprocess`.
+        labels: What is right for each sample, for criteria and metrics that ask for it: True where items are pairs
+            (input, label) or have it under "labels", "label" or "y"; another name; a .npy or .npz file; or an array
+            in the order of the source.
 
     Raises:
         InputError: The data cannot be read, does not fit the inputs, is empty, or holds NaN or infinity.
     """
-    layout = layout_of(graph)
+    layout = replace(layout_of(graph), labels=names_of(labels))
     if not layout.inputs:
         raise InputError(f"{graph.name}: has no inputs, so that there is nothing to give data for")
     if seed < 0:
         raise InputError(f"seed {seed}: must be 0 or more")
-    records = _records(source, graph, layout, limit, seed, preprocess)
+    if labels is None or not apart(labels):
+        records = _records(source, graph, layout, limit, seed, preprocess)
+    else:
+        records = _labelled(source, graph, layout, limit, seed, preprocess, labels)
+    if labels is not None and LABELS not in records.reader()(0):
+        raise InputError(f"{records.name}: has no labels; give them in a file of their own")
     return Samples(records, layout, limit, batch, seed)
 
 
 def given_samples(
-    source: Any, graph: Graph, count: int | None, seed: int, preprocess: Mapping[str, Any] | None
+    source: Any, graph: Graph, count: int | None, seed: int, preprocess: Mapping[str, Any] | None, labels: Any = None
 ) -> Samples | None:
     """Samples as the options of a run say, 1,024 at most where no number is given; None without data.
 
@@ -80,11 +106,40 @@ def given_samples(
         InputError: See :func:`samples`; or there is no data, but options for it.
     """
     if source is not None:
-        return samples(source, graph, limit=SAMPLES if count is None else count, seed=seed, preprocess=preprocess)
-    for name, value in (("samples", count), ("preprocess", preprocess)):
+        slow = isinstance(source, str) and source in MADE and MADE[source].slow
+        limit = SAMPLES if count is None and not slow else count
+        return samples(source, graph, limit=limit, seed=seed, preprocess=preprocess, labels=labels)
+    for name, value in (("samples", count), ("preprocess", preprocess), ("labels", labels)):
         if value is not None:
             raise InputError(f"{name} is given, but no data that it is for")
     return None
+
+
+def _labelled(
+    source: Any, graph: Graph, layout: Layout, limit: int | None, seed: int, preprocess: Any, labels: Any
+) -> Records:
+    """Samples with labels from somewhere else."""
+    file = Path(labels) if is_file(labels) else None
+    where = str(file) if file is not None else "labels"
+    right = only(arrays.read_file(file), where) if file is not None else label_array(labels, where)
+    if isinstance(source, list | tuple):
+        if right.ndim == 0 or len(right) != len(source):
+            raise InputError(f"{where}: {len(np.atleast_1d(right))} labels for the {len(source)} items of the data")
+        pairs = [({**i} | {NAMES[0]: y} if hasattr(i, "keys") else (i, y)) for i, y in zip(source, right, strict=True)]
+        return from_python(pairs, replace(layout, labels=NAMES), limit, seed)
+    made = _records(source, graph, layout, limit, seed, preprocess)
+    stacked = isinstance(made, arrays.Stack | Kept | Chain) and not _is_json(source)
+    if not stacked:
+        raise InputError(
+            f"{where}: labels in an array of their own go with arrays, files and images; else let items be pairs"
+            " (input, label), and say labels=True"
+        )
+    return Labelled(made, right, layout, where)
+
+
+def _is_json(source: Any) -> bool:
+    path = Path(source) if isinstance(source, str | os.PathLike) else Path()
+    return path.suffix.lower() == ".json" or (path.is_dir() and not _files(path, arrays.ENDINGS + images.ENDINGS))
 
 
 def _records(source: Any, graph: Graph, layout: Layout, limit: int | None, seed: int, preprocess: Any) -> Records:
@@ -92,8 +147,8 @@ def _records(source: Any, graph: Graph, layout: Layout, limit: int | None, seed:
     pictures = text is not None and Path(text).is_dir() and bool(_files(Path(text), images.ENDINGS))
     if preprocess is not None and not pictures:
         raise InputError(f"{text or 'the data'}: preprocess is for folders of images")
-    if text == RANDOM:
-        return Random(graph, layout, limit or COUNT, seed)
+    if text in MADE:
+        return MADE[text].make(graph, layout, limit, seed)
     if text is not None and is_script(text):
         return from_python(load_function(text, "load_data"), layout, limit, seed, name=text)
     if text is not None:

@@ -15,6 +15,8 @@ from graphprune.graph.model import Array, Graph, Node, Value
 
 _RECURRENT = {"LSTM", "GRU", "RNN", "DynamicQuantizeLSTM", "Scan"}
 _SLIDING = {"Conv", "MaxPool", "AveragePool"}
+LABELS = "(labels)"
+"""Where a record or a feed has its labels, beside the inputs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +64,13 @@ class Layout:
         batch: Samples per feed: 0 where axis 0 of every input is a free batch, its size where that is fixed, None
             where samples cannot be put together, so that every feed is one sample. What already has a fixed size is
             never mixed with others: the axis may be something else than a batch.
+        labels: Names that labels may have in the data; none where they are not looked for.
     """
 
     model: str
     inputs: tuple[Wanted, ...]
     batch: int | None
+    labels: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -86,6 +90,18 @@ class Layout:
                 f" {', '.join(map(str, found)) or 'no arrays'}, the model's inputs are {', '.join(self.names)}"
             )
         return {name: found[name] for name in self.names}
+
+    def label(self, found: Mapping[Any, Any], where: str) -> Array:
+        """The labels out of something by name.
+
+        Raises:
+            InputError: There are none.
+        """
+        for name in self.labels:
+            if name in found:
+                return label_array(found[name], where)
+        has = ", ".join(map(str, found)) or "no arrays"
+        raise InputError(f"{where}: no labels under the name {' or '.join(self.labels)}; it has {has}")
 
 
 def layout_of(graph: Graph) -> Layout:
@@ -134,6 +150,20 @@ def _along(graph: Graph, node: Node, sizes: tuple[int, int] | None) -> bool:
 def _ends(value: Value, axis: int) -> tuple[int, int] | None:
     """Sizes of an axis at both probes."""
     return (value.shape[axis], (value.other or value.shape)[axis]) if value.shape else None
+
+
+def label_array(value: Any, where: str) -> Array:
+    """Labels as an array of numbers.
+
+    Raises:
+        InputError: They are none, or empty.
+    """
+    array = _array(value, Wanted("labels", "", None), where)
+    if array.dtype.kind not in "biuf":
+        raise InputError(f"{where}: labels are {array.dtype}; give class numbers, or a one for the class among zeros")
+    if array.size == 0:
+        raise InputError(f"{where}: labels are empty (shape {array.shape})")
+    return array
 
 
 def checked(value: Any, wanted: Wanted, where: str) -> Array:

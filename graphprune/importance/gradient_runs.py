@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphprune.calibration.gradients import gradients_of, single
-from graphprune.calibration.passes import Feeds
 from graphprune.calibration.points import Wanted
 from graphprune.coupling.groups import DependencyGraph
+from graphprune.data.parts import Feeds
 from graphprune.errors import InputError
 from graphprune.graph.model import Array, Graph
 from graphprune.importance.losses import LOSSES, Look, scaled

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from graphprune.algebra.axis import Ids
 from graphprune.calibration import Calibration, Gram
-from graphprune.calibration.layers import Layer, layers, matrix
+from graphprune.calibration.layers import Layer, Norm, layers, matrix
 from graphprune.calibration.normal import Real, solved
 from graphprune.coupling.groups import DependencyGraph, Group
 from graphprune.importance.curve import Curve
@@ -141,7 +141,9 @@ def _sites(deps: DependencyGraph, layer: Layer, group: Group, gram: Gram) -> Ite
     labels = _labels(deps, layer)
     assert labels is not None
     weight = matrix(layer, deps.source.weights[layer.weight].read())
-    covariances = covariance(gram, centred=bool(layer.bias))
+    covariances = covariance(gram, centred=shiftable(layer))
+    if layer.norm is not None:  # what is lost counts as it comes out behind it
+        weight = weight * _gain(deps, layer.norm).reshape(len(weight), 1, -1)
     groups, inputs, _ = weight.shape
     per = len(labels) // groups
     taps = inputs // per
@@ -166,9 +168,37 @@ def _inverse(h: Real) -> Real:
     return solved(h + _damping(h) * np.eye(len(h)), np.eye(len(h)))
 
 
+def shiftable(layer: Layer) -> bool:
+    """Whether a bias, or the mean of a BatchNormalization behind the layer, can make up for a mean that is lost."""
+    return bool(layer.bias) or layer.norm is not None
+
+
+def _gain(deps: DependencyGraph, norm: Norm) -> Real:
+    """What a BatchNormalization multiplies every output of a layer with."""
+    scale, variance = (deps.source.weights[n].read().astype(np.float64) for n in (norm.scale, norm.variance))
+    return np.asarray(scale / np.sqrt(variance + norm.epsilon))
+
+
 def covariance(gram: Gram, *, centred: bool) -> Real:
     """Covariance of a layer's inputs, or their second moments where no bias can make up for a mean; (groups, f, f)."""
-    return gram.covariance() if centred else np.asarray(gram.matrix / max(gram.count, 1))
+    found = gram.covariance() if centred else np.asarray(gram.matrix / max(gram.count, 1))
+    return _shrunk(found, gram.independent or gram.count)
+
+
+def _shrunk(moments: Real, count: int) -> Real:
+    """What inputs have in common, less what a few positions show by chance; a large share of it where inputs are many.
+
+    Source: Schäfer, Strimmer, "A Shrinkage Approach to Large-Scale Covariance Matrix Estimation", 2005 (target D, with
+    the variances of Gaussian data).
+    """
+    own = np.diagonal(moments, axis1=1, axis2=2)
+    common = (moments**2).sum(axis=(1, 2)) - (own**2).sum(axis=1)
+    chance = (common + own.sum(axis=1) ** 2 - (own**2).sum(axis=1)) / max(count, 1)
+    share = np.minimum(chance / np.maximum(common, 1e-30), 1.0)
+    out = np.asarray(moments * (1 - share)[:, None, None])
+    places = np.arange(moments.shape[1])
+    out[:, places, places] = own
+    return out
 
 
 def _places(labels: Ids, units: Ids, taps: int) -> tuple[Ids, NDArray[np.int64]] | None:

@@ -21,8 +21,9 @@ from graphprune.calibration.gradients import Gradients, gradients_of
 from graphprune.calibration.heads import Head, heads
 from graphprune.calibration.layers import layers
 from graphprune.calibration.points import Point, Wanted
+from graphprune.cost.model import CostModel
 from graphprune.coupling.cut import Cut
-from graphprune.data import Feed
+from graphprune.data.parts import Feed, rows
 from graphprune.errors import InputError
 from graphprune.graph.bypass import stand_ins
 from graphprune.graph.model import Array, Graph
@@ -32,8 +33,13 @@ from graphprune.recover.contents import exchange
 from graphprune.recover.paired import Job, LayerError
 from graphprune.verify.inner import box, exposed, present
 
-_STEPS = 400
-_RATE = 3e-3  # of a tensor's root mean square, at the start
+_STEPS = 300
+_EPOCHS = 40
+_WORK = 4e12  # multiply-accumulates
+_WARM = 0.05  # share of the steps in which the rate rises
+_RATE = 1e-2  # of a tensor's root mean square, at its highest
+_LOOK = 10  # steps whose mean loss shows whether it goes well
+_WORSE = 2.0  # of the first loss: begin again at a third of the rate
 _MOMENTS = (0.9, 0.99)
 _FLOATS = ("float", "float32")
 
@@ -50,6 +56,8 @@ class _Tensor:
         mean: Running mean of gradients.
         square: Running mean of their squares.
         scale: Its root mean square at the start.
+        start: Its content at the start.
+        steps: Steps since then.
     """
 
     weight: str
@@ -59,9 +67,19 @@ class _Tensor:
     mean: NDArray[np.float32]
     square: NDArray[np.float32]
     scale: float
+    start: NDArray[np.float32]
+    steps: int = 0
 
-    def learn(self, gradient: Array, step: int, rate: float) -> None:
+    def restart(self) -> None:
+        """Forget what was learned."""
+        self.value, self.steps = self.start.copy(), 0
+        self.mean[...] = 0.0
+        self.square[...] = 0.0
+
+    def learn(self, gradient: Array, rate: float) -> None:
         """One step of Adam."""
+        self.steps += 1
+        step = self.steps
         slow, slower = _MOMENTS
         self.mean += (1 - slow) * (gradient - self.mean)
         self.square += (1 - slower) * (gradient**2 - self.square)
@@ -69,12 +87,12 @@ class _Tensor:
         self.value -= np.float32(rate * self.scale) * mean / (np.sqrt(square) + 1e-12)
 
 
-def distill(job: Job, *, steps: int = _STEPS) -> list[LayerError]:
+def distill(job: Job, *, steps: int | None = None) -> list[LayerError]:
     """Let all layers of a pruned model learn from the original, in place.
 
     Args:
         job: What to work on; the seed draws the order of the feeds, one of which is looked at at a time.
-        steps: Steps of gradient descent.
+        steps: Steps of gradient descent; by default 300, fewer for large models and few feeds.
 
     Raises:
         InputError: The model has no gradient, or onnx-ad is not installed.
@@ -89,17 +107,30 @@ def distill(job: Job, *, steps: int = _STEPS) -> list[LayerError]:
     feeds = list(job.samples)
     targets = list(_targets(job.cut, found, feeds))
     spread = [float(np.var(np.concatenate([t[i].ravel() for t in targets]))) for i in range(len(found))]
+    steps = _affordable(job.cut, feeds) if steps is None else steps
     rng = np.random.default_rng(job.seed)
     order: list[int] = []
+    rate, losses = _RATE, list[float]()
     for step in range(1, steps + 1):
         order = order or list(rng.permutation(len(feeds)))
         k = order.pop()
-        _step(run, tensors, feeds[k], targets[k], spread, (step, steps))
+        share = min(1.0, step / (_WARM * steps)) * 0.5 * (1 + np.cos(np.pi * (step - 1) / steps))
+        losses.append(_step(run, tensors, feeds[k], targets[k], spread, rate * share))
+        if not np.mean(losses[-_LOOK:]) < _WORSE * losses[0]:
+            rate, losses = rate / 3, losses[:1]
+            for tensor in tensors:
+                tensor.restart()
         if step % 20 == 0:
             job.progress(f"{step}/{steps}")
     for tensor in tensors:
         exchange(small, tensor.weight, tensor.value)
     return []
+
+
+def _affordable(cut: Cut, feeds: Sequence[Feed]) -> int:
+    """How many steps: gradients take about three times what a run takes, and the outputs are computed before."""
+    work = 4 * CostModel(cut.deps).costs(cut.removed).macs * rows(feeds[0])
+    return max(1, min(_STEPS, _EPOCHS * len(feeds), int(_WORK / max(work, 1))))
 
 
 def _step(
@@ -108,18 +139,19 @@ def _step(
     feed: Feed,
     target: Sequence[Array],
     spread: Sequence[float],
-    at: tuple[int, int],
-) -> None:
+    rate: float,
+) -> float:
+    """Learn from one feed; the loss before."""
     given = {**feed, **{t.name: t.value for t in tensors}}
     made = run.outputs(given)
     seeds = [
         ((m - t) * (2 / max(s * m.size * len(made), 1e-12))).astype(np.float32)
         for m, t, s in zip(made, target, spread, strict=True)
     ]
-    step, steps = at
-    rate = _RATE * 0.5 * (1 + np.cos(np.pi * (step - 1) / steps))
     for tensor, gradient in zip(tensors, run(given, seeds), strict=True):
-        tensor.learn(gradient.astype(np.float32), step, rate)
+        tensor.learn(gradient.astype(np.float32), rate)
+    shares = [float(np.mean((m - t) ** 2)) / max(s, 1e-12) for m, t, s in zip(made, target, spread, strict=True)]
+    return float(np.mean(shares))
 
 
 def _tensors(small: Graph) -> Iterator[_Tensor]:
@@ -134,7 +166,9 @@ def _tensors(small: Graph) -> Iterator[_Tensor]:
             value = np.array(weight.read(), np.float32)
             scale = float(np.sqrt(np.mean(value**2))) or 1e-3
             point = Point(reader.name, list(reader.inputs).index(name))
-            yield _Tensor(name, weight.source, point, value, np.zeros_like(value), np.zeros_like(value), scale)
+            yield _Tensor(
+                name, weight.source, point, value, np.zeros_like(value), np.zeros_like(value), scale, value.copy()
+            )
 
 
 def _with_inputs(model: ir.Model, names: Sequence[str]) -> ir.Model:

@@ -10,7 +10,7 @@ single layers add up).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +22,7 @@ from graphprune.graph.model import Array, Graph
 from graphprune.graph.onnx import load
 from graphprune.graph.run import CannotRun, Runner
 from graphprune.importance.curve import Curve
-from graphprune.importance.obs import Grams, compensated, covariance
+from graphprune.importance.obs import Grams, compensated, covariance, shiftable
 from graphprune.recover.contents import content, exchange
 from graphprune.recover.error import float_outputs, relative_error
 from graphprune.rewrite.onnx import rewrite
@@ -49,7 +49,7 @@ class Point:
 
 @dataclass
 class Evidence:
-    """Measures groups one by one.
+    """Measures groups one by one on an ONNX model, by making the smaller one.
 
     Args:
         deps: The dependency graph.
@@ -63,46 +63,72 @@ class Evidence:
 
     def __post_init__(self) -> None:
         self._layers = {x.name: x for x in layers(self.deps.source)}
-        origin = self.deps.source.origin
-        self._wanted = _outputs(Runner(origin.source), self.feeds, origin)
+        self._wanted = self._original()
 
     def measure(self, units: Array) -> float:
         """Error of the outputs when some units leave and the layers that read them make up for it."""
-        cut = self.deps.cut(np.asarray(units, np.int32))
-        small = load(rewrite(cut))
-        for layer in layers(small):
-            if layer.name in self._layers:
-                self._compensate(cut, small, layer, self._layers[layer.name])
         try:
-            got = _outputs(Runner(small.source), self.feeds, small)
+            got = self._outputs(self.deps.cut(np.asarray(units, np.int32)))
         except CannotRun:
             return np.inf
         return relative_error(self._wanted, got)
 
-    def _compensate(self, cut: Cut, small: Graph, layer: Layer, full: Layer) -> None:
-        kept = cut.kept(full.input, full.linear.axis)
-        shape = self.deps.source.values[full.input].shape
-        if kept is None or shape is None or (full.name, full.linear.slot) not in self.grams:
-            return
-        weight = matrix(full, self.deps.source.weights[full.weight].read())
-        groups, inputs, _ = weight.shape
-        per = shape[full.linear.axis] // groups
-        taps = inputs // per
-        if len(np.unique(kept // per)) != groups:
-            return  # whole groups of a grouped convolution left
-        gram = self.grams[full.name, full.linear.slot]
-        rows = {g: ((kept[kept // per == g] % per)[:, None] * taps + np.arange(taps)).ravel() for g in range(groups)}
-        mean = gram.sums / max(gram.count, 1)
-        made, bias = compensated(weight, mean, covariance(gram, centred=bool(layer.bias)), rows)
-        box = cut.box(full.weight, len(self.deps.source.weights[full.weight].shape))
-        whole = stored(full, made, self.deps.source.weights[full.weight].shape)
-        exchange(small, layer.weight, box.take(whole))
-        if layer.biased:
-            flat = bias.reshape(-1)
-            stays = cut.kept(full.made, len(self.deps.source.values[full.made].shape or ()) + full.linear.out_axis)
-            flat = flat if stays is None else flat[stays]
-            old = content(small, layer.bias)
-            exchange(small, layer.bias, old + flat.reshape(old.shape))
+    def _original(self) -> list[list[Array]]:
+        """Per feed the float outputs of the original."""
+        origin = self.deps.source.origin
+        return _outputs(Runner(origin.source), self.feeds, origin)
+
+    def _outputs(self, cut: Cut) -> list[list[Array]]:
+        """Per feed the float outputs without what is cut, made up for."""
+        small = load(rewrite(cut))
+        found = {layer.name: layer for layer in layers(small)}
+        for full, weight, shift in self.compensations(cut):
+            layer = found.get(full.name)
+            if layer is not None:
+                box = cut.box(full.weight, weight.ndim)
+                exchange(small, layer.weight, box.take(weight))
+                _shift(cut, small, layer, full, shift)
+        return _outputs(Runner(small.source), self.feeds, small)
+
+    def compensations(self, cut: Cut) -> Iterator[tuple[Layer, Array, Array]]:
+        """For every layer that reads something cut its best weight, zero there, and what its bias has to add.
+
+        Weights have their stored, full shape; there is one number to add per output.
+        """
+        for full in self._layers.values():
+            kept = cut.kept(full.input, full.linear.axis)
+            shape = self.deps.source.values[full.input].shape
+            if kept is None or shape is None or (full.name, full.linear.slot) not in self.grams:
+                continue
+            stored_weight = self.deps.source.weights[full.weight]
+            weight = matrix(full, stored_weight.read())
+            groups, inputs, _ = weight.shape
+            per = shape[full.linear.axis] // groups
+            taps = inputs // per
+            if len(np.unique(kept // per)) != groups:
+                continue  # whole groups of a grouped convolution left
+            gram = self.grams[full.name, full.linear.slot]
+            rows = {
+                g: ((kept[kept // per == g] % per)[:, None] * taps + np.arange(taps)).ravel() for g in range(groups)
+            }
+            mean = gram.sums / max(gram.count, 1)
+            made, shift = compensated(weight, mean, covariance(gram, centred=shiftable(full)), rows)
+            yield full, stored(full, made, stored_weight.shape), shift.reshape(-1)
+
+
+def _shift(cut: Cut, small: Graph, layer: Layer, full: Layer, shift: Array) -> None:
+    """Put what a layer has to add into its bias, or take it from the mean of the BatchNormalization behind it."""
+    if layer.biased:
+        name, sign = layer.bias, 1
+    elif layer.norm is not None and not layer.bias:
+        name, sign = layer.norm.mean, -1
+    else:
+        return
+    values = cut.deps.source.values
+    stays = cut.kept(full.made, len(values[full.made].shape or ()) + full.linear.out_axis)
+    flat = shift if stays is None else shift[stays]
+    old = content(small, name)
+    exchange(small, name, old + sign * flat.reshape(old.shape))
 
 
 def bent(

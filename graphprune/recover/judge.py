@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 
 import numpy as np
+import onnx_ir as ir
 from numpy.typing import NDArray
 
 from graphprune.calibration import Calibration
 from graphprune.coupling.groups import DependencyGraph
+from graphprune.data.parts import divided, rows
+from graphprune.graph.model import Array
 from graphprune.importance.curve import Curve
-from graphprune.importance.obs import obs_curves, read_grams
+from graphprune.importance.obs import Grams, obs_curves, read_grams
 from graphprune.recover.evidence import Evidence, bent
 
 _SAMPLES = 128  # that trial cuts are compared on, about
 _MANY = 60  # groups beyond which each is tried at one width
+
+
+def _evidence(deps: DependencyGraph, grams: Grams, feeds: Sequence[Mapping[str, Array]]) -> Evidence:
+    if isinstance(deps.source.source, ir.Model):
+        return Evidence(deps, grams, feeds)
+    from graphprune.recover.evidence_torch import TorchEvidence
+
+    return TorchEvidence(deps, grams, feeds)
 
 
 def judged(
@@ -32,12 +43,11 @@ def judged(
         scores: Scores per unit id, for groups that no layer with a stored weight reads.
         progress: Called with what is being looked at.
     """
-    grams = read_grams(deps, calibration)
+    train, judges = divided(calibration.samples)
+    grams = read_grams(deps, calibration.over(train))
     found = obs_curves(deps, grams)
     curves = [c or Curve.of_scores(g.units, scores) for c, g in zip(found, deps.groups, strict=True)]
-    samples = calibration.samples
-    per_feed = max((len(a) for a in next(iter(samples)).values() if a.ndim), default=1)
-    feeds = list(islice(samples, max(1, min(len(samples), _SAMPLES // per_feed))))
+    feeds = list(islice(judges, max(1, _SAMPLES // rows(next(iter(judges))))))
     shares = (0.4,) if len(curves) > _MANY else (0.25, 0.5)
-    made, _ = bent(deps, curves, Evidence(deps, grams, feeds), shares=shares, progress=progress)
+    made, _ = bent(deps, curves, _evidence(deps, grams, feeds), shares=shares, progress=progress)
     return made

@@ -10,7 +10,7 @@ import numpy as np
 from graphprune.calibration.layers import Layer, Norm
 from graphprune.calibration.walks import Walking
 from graphprune.coupling.cut import Cut
-from graphprune.data import Feed
+from graphprune.data.parts import Feed
 from graphprune.graph.bypass import rerouted
 from graphprune.graph.model import Array, Graph
 from graphprune.recover.contents import content, exchange

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from graphprune.coupling.cut import Cut
-from graphprune.data import Feed
+from graphprune.data.parts import Feeds, divided
 from graphprune.errors import InputError
 from graphprune.graph.model import Graph
 from graphprune.graph.run import CannotRun
@@ -24,19 +24,6 @@ from graphprune.recover.refit import refit
 from graphprune.verify.inner import box
 
 NONE, AUTO = "none", "auto"
-_HELD = 8  # every eighth feed judges the steps
-
-
-class Feeds(Protocol):
-    """A sized collection of feeds that gives the same each time."""
-
-    def __len__(self) -> int:
-        """Number of feeds."""
-        ...
-
-    def __iter__(self) -> Iterator[Feed]:
-        """All feeds."""
-        ...
 
 
 Step = Callable[[Job], list[LayerError]]
@@ -52,7 +39,7 @@ STEPS: Mapping[str, Step] = {
 }
 """Steps by name."""
 
-AUTOMATIC = ("refit",)
+AUTOMATIC = ("refit", "distill")
 """What ``recover="auto"`` does where there is data."""
 
 
@@ -65,12 +52,14 @@ class StepReport:
         error: Squared error of the outputs relative to their variance, on held-back feeds, after it.
         kept: Whether it was kept: the error fell.
         layers: What it did per layer.
+        failed: Why it could not be done, if so.
     """
 
     name: str
     error: float
     kept: bool
     layers: tuple[LayerError, ...] = ()
+    failed: str = ""
 
 
 @dataclass(frozen=True)
@@ -115,6 +104,7 @@ def recover(
     samples: Feeds,
     names: Sequence[str],
     *,
+    needed: bool = True,
     memory: int = 2 << 30,
     seed: int = 0,
     progress: Callable[[str], None] = lambda _: None,
@@ -126,12 +116,15 @@ def recover(
         model: The pruned ``onnx_ir.Model`` or module; not changed.
         samples: Calibration data.
         names: Names of steps.
+        needed: Whether a step that cannot be done is an error; otherwise the report says why.
         memory: Bytes of activations to hold.
         seed: Seed of what is drawn.
         progress: Called with the step and the layer.
+
+    Raises:
+        InputError: A step that is needed cannot be done.
     """
-    train, held = _Part(samples, held=False), _Part(samples, held=True)
-    judges: Feeds = held if len(held) else train
+    train, judges = divided(samples)
     source, example = cut.deps.source.origin, next(iter(samples))
     wanted = _wanted(cut, judges)
     small = copied(source, model, example)
@@ -139,29 +132,19 @@ def recover(
     done = []
     for name in names:
         tried = copied(source, model_of(small), example)
-        layers = STEPS[name](Job(cut, tried, train, memory, seed, progress))
+        try:
+            layers = STEPS[name](Job(cut, tried, train, memory, seed, progress))
+        except (InputError, CannotRun) as problem:
+            if needed:
+                raise InputError(str(problem)) from None
+            done.append(StepReport(name, error, kept=False, failed=str(problem)))
+            continue
         after = _error(source, tried, judges, wanted)
         kept = after < error
-        done.append(StepReport(name, after, kept, tuple(layers)))
+        done.append(StepReport(name, after, kept=kept, layers=tuple(layers)))
         if kept:
             small, error = tried, after
-    return model_of(small), Recovery(first, error, tuple(done), len(train), len(held))
-
-
-class _Part:
-    """The feeds that judge, or the others."""
-
-    def __init__(self, samples: Feeds, *, held: bool) -> None:
-        self._samples = samples
-        few = len(samples) == 1
-        judges = {k for k in range(len(samples)) if not few and (k % _HELD == _HELD - 1 or k == len(samples) - 1)}
-        self._mine = judges if held else set(range(len(samples))) - judges
-
-    def __len__(self) -> int:
-        return len(self._mine)
-
-    def __iter__(self) -> Iterator[Feed]:
-        return (feed for k, feed in enumerate(self._samples) if k in self._mine)
+    return model_of(small), Recovery(first, error, tuple(done), len(train), len(judges) if len(samples) > 1 else 0)
 
 
 def _wanted(cut: Cut, feeds: Feeds) -> list[list[np.ndarray]]:

@@ -36,6 +36,7 @@ class StepChange(BaseModel):
         error: Squared error of the outputs relative to their variance, on held-back feeds, after it.
         kept: Whether it was kept, because the error fell.
         layers: What it did per layer.
+        failed: Why it could not be done, if so.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -44,6 +45,7 @@ class StepChange(BaseModel):
     error: float
     kept: bool
     layers: tuple[LayerChange, ...] = ()
+    failed: str = ""
 
 
 class RecoveryReport(BaseModel):
@@ -75,6 +77,7 @@ def regained(recovery: Recovery | None) -> RecoveryReport | None:
             name=s.name,
             error=s.error,
             kept=s.kept,
+            failed=s.failed,
             layers=tuple(LayerChange(layer=x.layer, before=x.before, after=x.after) for x in s.layers),
         )
         for s in recovery.steps
@@ -91,8 +94,10 @@ def recovery_table(report: RecoveryReport | None, rows: int | None) -> Iterator[
     table.add_column("squared error / variance", justify="right")
     table.add_row("the cut", f"{report.cut:.3g}")
     for step in report.steps:
-        table.add_row(step.name, f"{step.error:.3g}" if step.kept else f"{step.error:.3g}, so left out")
+        if not step.failed:
+            table.add_row(step.name, f"{step.error:.3g}" if step.kept else f"{step.error:.3g}, so left out")
     yield table
+    yield from (Text(f"{step.name} was not done: {step.failed}", "yellow") for step in report.steps if step.failed)
     if not report.held:
         yield Text("one feed learned and judged: more samples would tell more", "yellow")
     if rows is None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from graphprune.calibration.labels import class_head
 from graphprune.coupling.cut import Cut
 from graphprune.coupling.groups import DependencyGraph
 from graphprune.data import Samples
@@ -22,6 +23,8 @@ from graphprune.errors import InputError
 from graphprune.graph.model import Array, Graph
 from graphprune.graph.run import CannotRun
 from graphprune.plan import Plan, planned_cut
+from graphprune.verify.accuracy import NAME as ACCURACY
+from graphprune.verify.accuracy import Accuracy
 from graphprune.verify.agreement import Agreement, agreement
 from graphprune.verify.answers import answers, asked
 
@@ -66,14 +69,26 @@ class Judge:
         samples: What agreement is measured on, None for no agreement.
         metric: A function of the model, or ``file.py:function``. For a file the function gets ``run(feed)``, which
             returns the list of outputs for a mapping from input names to arrays (for one input the array alone). For
-            a module it gets the module in evaluation mode. It returns a number.
+            a module it gets the module in evaluation mode. It returns a number. "accuracy" is the share of right
+            classes, for samples with labels, and what is measured where nothing else is asked for.
+        labelled: Samples with labels; by default those that agreement is measured on.
 
     Raises:
         InputError: There is no such function, or it fails on the original.
     """
 
-    def __init__(self, graph: Graph, samples: Samples | None = None, metric: Metric | str | None = None) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        samples: Samples | None = None,
+        metric: Metric | str | None = None,
+        labelled: Samples | None = None,
+    ) -> None:
+        labelled = samples if labelled is None else labelled
+        if metric is None and labelled is not None and labelled.labels is not None and class_head(graph) is not None:
+            metric = ACCURACY
         self._graph, self._samples, self._metric = graph, samples, metric
+        self._accuracy = Accuracy(graph, labelled) if metric == ACCURACY else None
         self._before = self._measured(None, None) if metric is not None else 0.0
 
     def __call__(self, deps: DependencyGraph, plan: Plan, model: Any) -> Quality | None:
@@ -107,9 +122,18 @@ class Judge:
 
     @property
     def _name(self) -> str:
-        return str(getattr(self._function, "__name__", type(self._function).__name__))
+        return (
+            ACCURACY
+            if self._accuracy is not None
+            else str(getattr(self._function, "__name__", type(self._function).__name__))
+        )
 
     def _measured(self, model: Any, cut: Cut | None) -> float:
+        if self._accuracy is not None:
+            try:
+                return self._accuracy(answers(self._graph, model, cut))
+            except CannotRun as error:
+                raise InputError(f"the model does not run on the data: {error}") from None
         function = self._function
         with asked(self._graph, model, cut) as run:
             try:
