@@ -117,10 +117,8 @@ def plan(
     targets = {"macs": macs, "params": params, "size": size, "memory": memory, "latency": latency, "ratio": ratio}
     timing = {"threads": threads, "provider": provider, "latency_table": latency_table}
     scoring = {"criterion": criterion, "aggregate": aggregate, "normalise": normalise, "data": data, "seed": seed}
-    options: dict[str, Any] = {
-        **targets,
-        **timing,
-        **scoring,
+    options: dict[str, Any] = targets | timing | scoring
+    options |= {
         "lossless": lossless,
         "min_channels": min_channels,
         "ignore": tuple(ignore),

@@ -23,6 +23,7 @@ from graphprune.calibration import Calibration
 from graphprune.cost.branches import Branches
 from graphprune.coupling.groups import analyze
 from graphprune.data import Feed
+from graphprune.data.parts import divided
 from graphprune.depth.allowed import allowed_branches
 from graphprune.depth.carried import carried, carried_mask, completed, take_over
 from graphprune.depth.option import Depth
@@ -92,7 +93,7 @@ class Chooser:
         if depth.widths and base.by_curves and base.curves is None:  # the data could not be used
             self._options["criterion"] = base.recipe["criterion"]
         if base.curves is not None and calibration is not None:
-            self._grams = read_grams(base.deps, calibration)
+            self._grams = read_grams(base.deps, calibration.over(divided(calibration.samples)[0]))
         self._samples = _samples(calibration, base.dense.macs) if calibration is not None else []
         self._feeds = self._samples or _drawn(base.deps.source.origin, base.dense.macs)
         self.trials = Trials(base.deps.source, self._feeds)
@@ -182,7 +183,7 @@ class Chooser:
         cut = planner.folding.folded(planner.deps.cut(units))
         model = rewrite(cut)
         if self._samples and self._recover:
-            return recover(cut, model, self._samples, self._recover)[1].error
+            return recover(cut, model, self._samples, self._recover, needed=False)[1].error
         return self.trials.error(model)
 
 
