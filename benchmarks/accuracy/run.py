@@ -1,6 +1,6 @@
 """Metrics before and after pruning without training, graphprune and its peers, in one table.
 
-    python -m benchmarks.accuracy.run [PATTERN] [--peers yes|only|no] [--write]
+    python -m benchmarks.accuracy.run [PATTERN] [--peers yes|only|no] [--variants NAMES] [--write]
 
 Every figure is a job in a process of its own that is remembered: a run that was cut off goes on where it stopped.
 Rows of graphprune are measured again when its sources changed (`--keep` takes them as they are); a peer's are not.
@@ -23,13 +23,11 @@ from tests.assets import AssetUnavailable
 MODULE = "benchmarks.accuracy.measure"
 TIMEOUT = 3600.0
 STEPS = ("refit", "distill")  # recoveries after the cut, in the order in which they are added
+DEFAULT = "default"
 
 
-def variants(*, all_of_them: bool = True) -> dict[str, Row]:
+def variants() -> dict[str, Row]:
     """Columns of graphprune: the plain cut, the best without data, then with data step by step, then the default."""
-    last: dict[str, Row] = {"default": {"options": {}, "data": True}}
-    if not all_of_them:
-        return last
     found: dict[str, Row] = {
         "plain cut": {"options": {"recover": "none"}, "data": False},
         "no data": {"options": {}, "data": False},
@@ -38,7 +36,7 @@ def variants(*, all_of_them: bool = True) -> dict[str, Row]:
     for count in range(1, len(STEPS)):
         steps = ",".join(STEPS[:count])
         found[f"+ {STEPS[count - 1]}"] = {"options": {"recover": steps}, "data": True}
-    return found | last
+    return found | {DEFAULT: {"options": {}, "data": True}}
 
 
 def remembered(task: Task, job: Mapping[str, Any], options: argparse.Namespace, *, own: bool = True) -> Row:
@@ -132,10 +130,12 @@ def peer_cells(rows: Mapping[str, Row | None], metric: str) -> list[str]:
 def own_rows(task: Task, macs: str, align: int, options: argparse.Namespace, report: Report) -> dict[str, list[Row]]:
     """Rows of graphprune by variant, of the default one per calibration set; with other alignments it alone."""
     found = {}
-    chosen = variants(all_of_them=align == task.aligns[0]) if options.peers != "only" else {}
-    for name, variant in chosen.items():
+    wanted = options.variants.split(",") if align == task.aligns[0] else [DEFAULT]
+    for name, variant in variants().items() if options.peers != "only" else ():
+        if name not in wanted:
+            continue
         job = {"kind": "ours", "macs": macs, "data": variant["data"], "options": {**variant["options"], "align": align}}
-        seeds = range(task.sets if name == "default" else 1)
+        seeds = range(task.sets if name == DEFAULT else 1)
         found[name] = [remembered(task, {**job, "seed": seed}, options) for seed in seeds]
         about = {"task": task.name, "macs": macs, "align": align, "variant": name}
         report.data += [{**about, "seed": seed, **row} for seed, row in zip(seeds, found[name], strict=True)]
@@ -212,6 +212,7 @@ def chosen(pattern: str) -> list[Task]:
 def main() -> None:
     options_parser = parser("Metrics of pruned models that were not trained again.")
     options_parser.add_argument("--peers", choices=("yes", "only", "no"), default="yes")
+    options_parser.add_argument("--variants", default=",".join(variants()), help="columns, with commas between")
     options = options_parser.parse_args()
     report = Report()
     for task in chosen(options.pattern):
