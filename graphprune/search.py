@@ -24,6 +24,7 @@ from graphprune.graph.bypass import bypassed
 from graphprune.graph.model import Graph
 from graphprune.graph.run import CannotRun
 from graphprune.plan import Plan, is_lossless, planned_cut
+from graphprune.recover.contest import settle
 from graphprune.recover.judge import judged
 from graphprune.recover.steps import AUTO, Recovery, recover, step_names
 from graphprune.sweep.curves import Sensitivity
@@ -130,11 +131,14 @@ def prepared(deps: DependencyGraph, options: Mapping[str, Any], progress: Progre
     """
     rest = {k: v for k, v in options.items() if k not in ("depth", "recover")}
     depth = read_depth(options.get("depth"))
+    steps = step_names(options.get("recover", AUTO))
     if depth is None:
-        return _prepared(deps, rest, progress)
+        planner = _prepared(deps, rest, progress)
+        settle(planner, steps, progress)
+        return planner
     base = _prepared(deps, rest, progress) if depth.widths else Planner.from_options(deps, rest)
     base.recipe["depth"] = options["depth"]
-    return deepened(base, rest, depth, progress, step_names(options.get("recover", AUTO)))
+    return deepened(base, rest, depth, progress, steps)
 
 
 def _prepared(deps: DependencyGraph, options: Mapping[str, Any], progress: Progress = lambda _: None) -> Planner:

@@ -12,17 +12,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from graphprune.algebra.axis import Ids
 from graphprune.budget.planner import Planner
-from graphprune.calibration import Calibration
 from graphprune.cost.branches import Branches
 from graphprune.coupling.groups import analyze
-from graphprune.data import Feed
 from graphprune.data.parts import divided
 from graphprune.depth.allowed import allowed_branches
 from graphprune.depth.carried import carried, carried_mask, completed, take_over
@@ -33,15 +30,13 @@ from graphprune.graph.bypass import bypassed, main_nodes
 from graphprune.graph.model import Array, Graph
 from graphprune.graph.run import random_feeds
 from graphprune.importance.obs import Grams, read_grams
+from graphprune.recover.contest import few, lost
 from graphprune.recover.evidence import Evidence
-from graphprune.recover.steps import AUTOMATIC, recover
+from graphprune.recover.steps import AUTOMATIC
 from graphprune.rewrite.onnx import rewrite
 
-_SAMPLES = 128  # that models are compared on, about
 _DRAWN = 8  # random inputs per size where there is no data
-_LEAST = 32
 _WORK = 2e11  # multiply-accumulates of one comparison, about
-_SLOW = "distill"
 _NOTE = "--depth: "
 _POINTS = 5  # numbers of branches that are tried at first
 
@@ -83,7 +78,7 @@ class Chooser:
         recover: Sequence[str] = AUTOMATIC,
     ) -> None:
         self.base, self._depth, self._progress = base, depth, progress
-        self._recover = [n for n in recover if n != _SLOW]
+        self._recover = recover
         if not base.limits:
             raise InputError("--depth needs a cost to save: give --macs, --params, --size, --memory or --latency")
         self._options, calibration = dict(options), base.calibration
@@ -94,7 +89,7 @@ class Chooser:
             self._options["criterion"] = base.recipe["criterion"]
         if base.curves is not None and calibration is not None:
             self._grams = read_grams(base.deps, calibration.over(divided(calibration.samples)[0]))
-        self._samples = _samples(calibration, base.dense.macs) if calibration is not None else []
+        self._samples = few(calibration, base.dense.macs) if calibration is not None else []
         self._feeds = self._samples or _drawn(base.deps.source.origin, base.dense.macs)
         self.trials = Trials(base.deps.source, self._feeds)
         self._known: dict[int, Candidate | None] = {}
@@ -180,11 +175,9 @@ class Chooser:
 
     def _error(self, planner: Planner, units: Ids) -> float:
         """What the outputs lose, with what can be made up for."""
-        cut = planner.folding.folded(planner.deps.cut(units))
-        model = rewrite(cut)
         if self._samples and self._recover:
-            return recover(cut, model, self._samples, self._recover, needed=False)[1].error
-        return self.trials.error(model)
+            return lost(planner, units, self._samples, self._recover)
+        return self.trials.error(rewrite(planner.folding.folded(planner.deps.cut(units))))
 
 
 def deepened(
@@ -232,14 +225,6 @@ def _said(best: Candidate, chooser: Chooser) -> str:
     text = f"{_NOTE}{count} branches left out, error of the outputs {best.error:.3g}"
     alone = next((c for c in chooser.tried if not c.planner.deps.source.bypassed and c is not best), None)
     return text + (f" instead of {alone.error:.3g} with widths alone" if alone is not None else "")
-
-
-def _samples(calibration: Calibration, macs: int) -> list[Feed]:
-    """The first samples, to compare models on."""
-    samples = calibration.samples
-    per_feed = max((len(a) for a in next(iter(samples)).values() if a.ndim), default=1)
-    wanted = int(np.clip(_WORK / max(macs, 1), _LEAST, _SAMPLES))
-    return [dict(feed) for feed in islice(samples, max(2, wanted // max(per_feed, 1)))]
 
 
 def _drawn(graph: Graph, macs: int) -> list[dict[str, Array]]:

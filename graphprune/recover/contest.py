@@ -1,0 +1,83 @@
+"""Which allocation loses least once the model is recovered: the solver's, or the same share of every group.
+
+The curves that the solver goes by are measured one group at a time; how losses of several groups go together is only
+seen when they are all cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
+
+import numpy as np
+import onnx_ir as ir
+
+from graphprune.algebra.axis import Ids
+from graphprune.budget.planner import Planner
+from graphprune.calibration import Calibration
+from graphprune.data.parts import Feeds
+from graphprune.errors import InfeasibleError, NothingToPruneError
+from graphprune.graph.model import Array
+from graphprune.recover.steps import recover
+from graphprune.rewrite.onnx import rewrite
+
+Feed = Mapping[str, Array]
+AUTO, CONTENDERS = "auto", ("solver", "uniform")
+_SLOW = "distill"
+_SAMPLES, _LEAST = 128, 32
+_WORK = 2e11  # multiply-accumulates of one look at all samples
+
+
+def few(calibration: Calibration, macs: int) -> list[dict[str, Array]]:
+    """The first samples, to compare models on; fewer for large models.
+
+    Args:
+        calibration: All samples.
+        macs: Multiply-accumulates of the model, per sample.
+    """
+    samples = calibration.samples
+    per_feed = max((len(a) for a in next(iter(samples)).values() if a.ndim), default=1)
+    wanted = int(np.clip(_WORK / max(macs, 1), _LEAST, _SAMPLES))
+    return [dict(feed) for feed in islice(samples, max(2, wanted // max(per_feed, 1)))]
+
+
+def lost(planner: Planner, units: Ids, samples: Feeds, steps: Sequence[str]) -> float:
+    """Error of the outputs without some units after some steps of recovery, relative to their variance.
+
+    Args:
+        planner: Plans the widths of an ONNX model.
+        units: What to remove.
+        samples: Calibration data.
+        steps: Names of steps; distillation is left out, it takes too long.
+    """
+    cut = planner.folding.folded(planner.deps.cut(units))
+    names = [n for n in steps if n != _SLOW]
+    return recover(cut, rewrite(cut), samples, names, needed=False)[1].error
+
+
+def settle(planner: Planner, steps: Sequence[str], progress: Callable[[str], None] = lambda _: None) -> None:
+    """Let a planner that may choose take the same share of every group where that loses less, and say so.
+
+    Args:
+        planner: The planner; its allocation is changed. Without curves, limits or data it stays as it is.
+        steps: Steps of recovery that the result will go through.
+        progress: Called with the name of each allocation.
+    """
+    data, files = planner.calibration, isinstance(planner.deps.source.source, ir.Model)
+    if planner.allocation != AUTO or planner.curves is None or not planner.limits or data is None or not files:
+        return
+    samples, found = few(data, planner.dense.macs), dict[str, float]()
+    for name in CONTENDERS:
+        progress(f"{name} allocation")
+        planner.allocation = name
+        try:
+            found[name] = lost(planner, planner.units(), samples, steps)
+        except (InfeasibleError, NothingToPruneError):
+            continue  # whoever carries the plan out will tell
+    planner.allocation = AUTO
+    if len(found) == len(CONTENDERS) and found["uniform"] < found["solver"]:
+        planner.allocation = planner.recipe["allocation"] = "uniform"
+        planner.notes.append(
+            f"all groups lose the same share: {found['uniform']:.3g} of the outputs is lost by that, "
+            f"{found['solver']:.3g} by what the solver chose"
+        )
