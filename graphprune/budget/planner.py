@@ -17,6 +17,7 @@ from graphprune.budget.selection import allowed_units
 from graphprune.budget.solver import ALLOCATIONS, solve
 from graphprune.budget.targets import Constraints, Targets
 from graphprune.calibration import Calibration
+from graphprune.calibration.layers import norms
 from graphprune.cost.latency import NAME as LATENCY
 from graphprune.cost.model import CostModel, Costs, whole_costs
 from graphprune.coupling.cut import Cut, Mask
@@ -29,6 +30,10 @@ from graphprune.importance.fibres import ranked
 from graphprune.plan import Plan
 
 AUTO, OBS = "auto", "obs"
+_NO_DATA = (
+    "channels are ranked by their weights alone; --data SAMPLES keeps far more accuracy, and where there are none"
+    " --data synthetic, which makes samples from what the BatchNormalizations know"
+)
 POSITIONS = 40_000  # of a layer that Gram matrices are summed over
 
 
@@ -92,6 +97,8 @@ class Planner:
         shared = fibred(deps, ())
         self.folding = Folding(shared)
         known: dict[str, Any] = {"calibration": calibration, "aggregate": aggregate}
+        if criterion == AUTO and calibration is None and not lossless and next(norms(deps.source), None) is not None:
+            self.notes.append(_NO_DATA)
         criterion = self._chosen(criterion, calibration)
         self.calibration, self.by_curves = calibration, criterion == OBS and not lossless
         name = criterion if isinstance(criterion, str) else getattr(criterion, "__name__", "custom")
