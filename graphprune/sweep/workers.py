@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -134,9 +135,12 @@ def _ray(address: str, stack: ExitStack) -> dict[str, Any]:
         import ray
     except ImportError:
         raise InputError('--backend ray needs Ray: pip install "graphprune[ray]"') from None
+    host, _, port = address.rpartition("/")[2].rpartition(":")
     try:
+        if host and port.isdigit():  # Ray itself asks for minutes, then ends the process
+            socket.create_connection((host, int(port)), timeout=_SECONDS).close()
         ray.init(address=address, ignore_reinit_error=True, log_to_driver=False)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputError(f"--address {address}: no Ray cluster answers ({_short(error)})") from None
     stack.callback(ray.shutdown)
     from graphprune.sweep.cluster import ray_cluster
