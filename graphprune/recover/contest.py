@@ -18,12 +18,11 @@ from graphprune.calibration import Calibration
 from graphprune.data.parts import Feeds
 from graphprune.errors import InfeasibleError, NothingToPruneError
 from graphprune.graph.model import Array
-from graphprune.recover.steps import recover
+from graphprune.recover.steps import SLOW, recover
 from graphprune.rewrite.onnx import rewrite
 
 Feed = Mapping[str, Array]
 AUTO, CONTENDERS = "auto", ("solver", "uniform")
-_SLOW = "distill"
 _SAMPLES, _LEAST = 128, 32
 _WORK = 2e11  # multiply-accumulates of one look at all samples
 
@@ -51,7 +50,7 @@ def lost(planner: Planner, units: Ids, samples: Feeds, steps: Sequence[str]) -> 
         steps: Names of steps; distillation is left out, it takes too long.
     """
     cut = planner.folding.folded(planner.deps.cut(units))
-    names = [n for n in steps if n != _SLOW]
+    names = [n for n in steps if n != SLOW]
     return recover(cut, rewrite(cut), samples, names, needed=False)[1].error
 
 

@@ -129,14 +129,21 @@ class Evidence:
             yield full, stored(full, made, stored_weight.shape), shift.reshape(-1)
 
 
+def summand(layer: Layer) -> tuple[str, int] | None:
+    """The tensor that takes what is added to a layer's output, and with which sign; None where there is none."""
+    if layer.biased:
+        return layer.bias, 1
+    if layer.norm is not None and not layer.bias:
+        return layer.norm.mean, -1
+    return None
+
+
 def _shift(cut: Cut, small: Graph, layer: Layer, full: Layer, shift: Array) -> None:
     """Put what a layer has to add into its bias, or take it from the mean of the BatchNormalization behind it."""
-    if layer.biased:
-        name, sign = layer.bias, 1
-    elif layer.norm is not None and not layer.bias:
-        name, sign = layer.norm.mean, -1
-    else:
+    found = summand(layer)
+    if found is None:
         return
+    name, sign = found
     values = cut.deps.source.values
     stays = cut.kept(full.made, len(values[full.made].shape or ()) + full.linear.out_axis)
     flat = shift if stays is None else shift[stays]

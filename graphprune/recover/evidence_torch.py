@@ -15,7 +15,7 @@ from graphprune.graph.run import CannotRun
 from graphprune.graph.torch_feed import Call
 from graphprune.graph.torch_program import named_tensors
 from graphprune.graph.torch_types import array_of
-from graphprune.recover.evidence import Evidence
+from graphprune.recover.evidence import Evidence, summand
 from graphprune.verify.torch_reference import MaskedReference
 
 
@@ -36,12 +36,10 @@ class TorchEvidence(Evidence):
         return self._run(cut, changed)
 
     def _shift(self, changed: dict[str, Tensor], layer: Layer, shift: Array) -> None:
-        if layer.biased:
-            name, sign = layer.bias, 1
-        elif layer.norm is not None and not layer.bias:
-            name, sign = layer.norm.mean, -1
-        else:
+        found = summand(layer)
+        if found is None:
             return
+        name, sign = found
         old = self.deps.source.weights[name].read()
         self._put(changed, name, old.astype(np.float64) + sign * shift.reshape(old.shape))
 

@@ -39,7 +39,9 @@ STEPS: Mapping[str, Step] = {
 }
 """Steps by name."""
 
-AUTOMATIC = ("refit", "distill")
+SLOW = "distill"
+_ENOUGH = 0.02  # error of the outputs below which "auto" is content
+AUTOMATIC = ("refit", SLOW)
 """What ``recover="auto"`` does where there is data."""
 
 
@@ -116,7 +118,8 @@ def recover(
         model: The pruned ``onnx_ir.Model`` or module; not changed.
         samples: Calibration data.
         names: Names of steps.
-        needed: Whether a step that cannot be done is an error; otherwise the report says why.
+        needed: Whether every step is asked for; otherwise one that cannot be done is told in the report instead of an
+            error, and distillation, which takes long, is left out where little is lost.
         memory: Bytes of activations to hold.
         seed: Seed of what is drawn.
         progress: Called with the step and the layer.
@@ -131,6 +134,8 @@ def recover(
     error = first = _error(source, small, judges, wanted)
     done = []
     for name in names:
+        if name == SLOW and not needed and error < _ENOUGH:
+            continue
         tried = copied(source, model_of(small), example)
         try:
             layers = STEPS[name](Job(cut, tried, train, memory, seed, progress))
