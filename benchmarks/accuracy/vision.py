@@ -65,21 +65,22 @@ class ResNet20(Task):
     for_torch = True
     samples = 4096
     sets = 3
-    data_note = "CIFAR-10 pictures, 5,000 others to measure on (the network saw all of them when it was trained)"
+    data_note = "CIFAR-10 pictures; 5,000 others, which the network never saw, to measure on"
 
     def module(self) -> nn.Module:
-        """With its trained weights."""
+        """Trained on the pictures that are not held out."""
         import torch
 
+        from benchmarks.accuracy.train import weights
         from examples.finetune_resnet20 import ResNet20 as Network
 
         network = Network()
-        network.load_state_dict(torch.load(shared_data("cifar10_resnet20.pth"), weights_only=True))
+        network.load_state_dict(torch.load(weights(), weights_only=True))
         return network.eval()
 
     def path(self) -> Path:
         """Exported on first use."""
-        return made("resnet20.onnx", lambda path: export(self.module(), path, (2, 3, 32, 32)))
+        return made("resnet20-heldout.onnx", lambda path: export(self.module(), path, (2, 3, 32, 32)))
 
     def calibration(self, n: int, seed: int = 0) -> Feed:
         """Pictures that are not held out."""
