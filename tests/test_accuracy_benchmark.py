@@ -186,6 +186,6 @@ def test_the_best_of_a_peer_skips_what_failed():
 
 def test_tasks_are_named_and_options_parse():
     assert all(name == task.name and task.targets for name, task in TASKS.items())
-    options = parser("x").parse_args(["resnet", "--seeds", "2"])
+    options = parser("x").parse_args(["resnet", "--timeout", "2"])
     assert isinstance(options, argparse.Namespace)
-    assert (options.pattern, options.seeds) == ("resnet", 2)
+    assert (options.pattern, options.timeout) == ("resnet", 2)
