@@ -121,8 +121,8 @@ def replay(
 def prepared(deps: DependencyGraph, options: Mapping[str, Any], progress: Progress = lambda _: None) -> Planner:
     """A planner that knows what every group costs in quality, as far as its criterion measures that.
 
-    With the option "depth" it plans on the model without the branches that are better left out; "recover" says then
-    what the result will go through.
+    It takes uniform widths where these lose less than the solver's. With the option "depth" it plans on the model
+    without the branches that are better left out. "recover" says what the result will go through.
 
     Raises:
         InputError: An option is unknown or cannot be read.

@@ -15,8 +15,9 @@ from onnx import numpy_helper
 
 import graphprune as gp
 from graphprune.errors import InputError
+from graphprune.recover.evidence import count
 from graphprune.sweep import measure
-from graphprune.sweep.curves import Measured, Sensitivity, count
+from graphprune.sweep.curves import Measured, Sensitivity
 from tests.commandline import FASHION, call, done, listing, refused
 from tests.sensitive import GROUPS, forbidden, planted, stage
 

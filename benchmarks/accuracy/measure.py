@@ -17,6 +17,7 @@ from benchmarks.accuracy.tasks import TASKS
 from benchmarks.common import Row, emit, fingerprint
 from benchmarks.measure import told
 from graphprune.errors import InfeasibleError
+from graphprune.report.recovery import regained
 
 
 def unknown(options: dict[str, Any]) -> list[str]:
@@ -27,10 +28,8 @@ def unknown(options: dict[str, Any]) -> list[str]:
 
 def summary(result: Any) -> Row:
     """What the result says of itself, as far as it is plain data."""
-    recovery = getattr(result, "recovery", None)
-    if recovery is None:
-        return {}
-    return {"recovery": recovery.model_dump(mode="json") if hasattr(recovery, "model_dump") else str(recovery)}
+    recovery = regained(result.recovery)
+    return {"recovery": recovery.model_dump(mode="json")} if recovery is not None else {}
 
 
 def ours(task: Task, job: Row) -> Row:
@@ -39,8 +38,6 @@ def ours(task: Task, job: Row) -> Row:
     A job holds "macs", "options" (passed on as they are), "data" (give the calibration samples) and "seed" (of them).
     """
     options = dict(job["options"])
-    if options.get("recover") == "none" and unknown(options):
-        del options["recover"]
     if job["data"]:
         options["data"] = task.calibration(job["samples"], job["seed"])
     row: Row = {"phase": "prune", "sources": fingerprint()}

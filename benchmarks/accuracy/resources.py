@@ -26,7 +26,6 @@ from benchmarks.measure import Clock
 
 MODES: dict[str, dict[str, Any]] = {
     "cut, no data": {"recover": "none"},
-    "default, no data": {},
     "cut by data": {"recover": "none", "data": True},
     "default, data": {"data": True},
 }
@@ -50,8 +49,6 @@ def images(samples: int) -> Path:
 def work(job: Row) -> Row:
     """Prune once; the process's own peak is what counts."""
     options = dict(job["options"])
-    if options.get("recover") == "none" and unknown(options):
-        del options["recover"]
     if missing := unknown(options):
         return {"failed": f"no option {', '.join(missing)}"}
     if options.get("data"):

@@ -27,10 +27,9 @@ DEFAULT = "default"
 
 
 def variants() -> dict[str, Row]:
-    """Columns of graphprune: the plain cut, the best without data, then with data step by step, then the default."""
+    """Columns of graphprune: the cut without data, then with data step by step, then the default."""
     found: dict[str, Row] = {
         "plain cut": {"options": {"recover": "none"}, "data": False},
-        "no data": {"options": {}, "data": False},
         "cut by data": {"options": {"recover": "none"}, "data": True},
     }
     for count in range(1, len(STEPS)):

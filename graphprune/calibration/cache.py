@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from graphprune.calibration.values import Feed
+from graphprune.data.parts import Feed
 from graphprune.graph.model import Array, Graph
 
 _EVERY = 30.0  # seconds between writes, or 20 times what a write takes

@@ -71,9 +71,8 @@ class Calibration:
         brought = getattr(samples, "labels", None) is not None and class_head(deps.source) is not None
         self.labels = classes_of(deps.source, samples) if labels is None and brought else labels  # type: ignore[arg-type]
         self.seed, self.threads, self.progress = seed, threads, progress
-        self._memory, self._seed, self._positions = memory, seed, positions
+        self._memory, self._positions = memory, positions
         self._cache = Path(cache) if cache is not None else None
-        self._progress, self._threads = progress, threads
         self._moments: dict[Place, Moments] = {}
         self._grams: WeakValueDictionary[Hashable, Gram] = WeakValueDictionary()
         self._folder: tempfile.TemporaryDirectory[str] | None = None
@@ -144,7 +143,7 @@ class Calibration:
 
     @cached_property
     def _values(self) -> Values:
-        return values_of(self.deps.source, self._threads)
+        return values_of(self.deps.source, self.threads)
 
     @cached_property
     def _identity(self) -> tuple[str, ...]:
@@ -159,10 +158,10 @@ class Calibration:
             self.deps,
             samples,
             memory=self._memory,
-            seed=self._seed,
+            seed=self.seed,
             positions=self._positions,
-            progress=self._progress,
-            threads=self._threads,
+            progress=self.progress,
+            threads=self.threads,
         )
 
     @cached_property
@@ -191,7 +190,7 @@ class Calibration:
             if held is not None:
                 yield place, held
             else:
-                todo[place] = GramJob(repr(("gram", place)), source, self._seed, self._positions)
+                todo[place] = GramJob(repr(("gram", place)), source, self.seed, self._positions)
         for jobs in self._passes(todo):
             while jobs:
                 place, job = jobs.pop(0)
@@ -217,7 +216,7 @@ class Calibration:
             yield [places[id(job)] for job in jobs]
 
     def _step(self, before: int, total: int, done: int) -> None:
-        self._progress(before + done, total)
+        self.progress(before + done, total)
 
     def _kept(self, place: Hashable, gram: Gram) -> Gram:
         """The matrix in memory, or in a mapped file where there are many."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,11 +15,11 @@ from graphprune.calibration.adjoint import adjoint
 from graphprune.calibration.heads import Head, heads
 from graphprune.calibration.masks import with_masks
 from graphprune.calibration.points import Wanted
+from graphprune.data.parts import Feed
 from graphprune.errors import InputError
 from graphprune.graph.model import Array, Graph
 from graphprune.graph.run import CannotRun, Runner
 
-Feed = Mapping[str, Array]
 Seeds = Sequence[NDArray[np.float32]]
 _KEPT = 4  # gradient graphs held ready
 

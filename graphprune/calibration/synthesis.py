@@ -10,6 +10,7 @@ et al., "Learning to See by Looking at Noise", NeurIPS 2021). Without such layer
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from graphprune.calibration.adam import Adam
 from graphprune.calibration.adjoint import MEND
 from graphprune.calibration.gradients import gradients_of
 from graphprune.calibration.heads import Head
@@ -38,7 +40,6 @@ _WORK = 2e9  # numbers read by BatchNormalizations in all steps, of about 20 ns 
 _STEPS = (20, 40)
 _RATE = 0.1  # of Adam, in units of the root mean square of the noise
 _BLIND = 1.5  # smoothness of pictures that no statistics speak of
-_FADING = (0.9, 0.99)
 _TINY = 1e-8
 _FLOOR = 0.1  # of a layer's root mean variance: channels that vary less are not measured more exactly
 Real = NDArray[np.float32]
@@ -189,7 +190,7 @@ class _Fit:
     def _descended(self, feeds: list[Feed]) -> list[Feed]:
         """The best inputs on the way downhill."""
         assert self._run is not None
-        best, least, adam = feeds, np.inf, _Adam()
+        best, least, adam = feeds, np.inf, defaultdict[tuple[int, str], Adam](lambda: Adam(_TINY))
         for step in range(self._steps + 1):
             loss, seeds = self._loss(self._values(feeds))
             if loss < least:
@@ -199,7 +200,7 @@ class _Fit:
             rate = _RATE * 0.5 * (1 + math.cos(math.pi * step / self._steps))
             made = [self._run(feed, s) for feed, s in zip(feeds, seeds, strict=True)]
             feeds = [
-                feed | {n: adam(feed[n], (k, n), grad, rate, step) for n, grad in self._gradients(found)}
+                feed | {n: _moved(feed[n], rate * adam[k, n](grad)) for n, grad in self._gradients(found)}
                 for k, (feed, found) in enumerate(zip(feeds, made, strict=True))
             ]
         return best
@@ -212,21 +213,8 @@ class _Fit:
             place += len(places)
 
 
-class _Adam:
-    """Kingma and Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015."""
-
-    def __init__(self) -> None:
-        self._held: dict[Any, tuple[Array, Array]] = {}
-
-    def __call__(self, value: Array, key: Any, grad: NDArray[np.float64], rate: float, step: int) -> Array:
-        """The value after one step; its state is held under the key."""
-        mean, square = self._held.get(key, (np.zeros_like(grad), np.zeros_like(grad)))
-        first, second = _FADING
-        mean, square = first * mean + (1 - first) * grad, second * square + (1 - second) * grad * grad
-        self._held[key] = mean, square
-        size = np.sqrt(square / (1 - second ** (step + 1)))
-        moved = value.astype(np.float64) - rate * mean / (1 - first ** (step + 1)) / (size + _TINY)
-        return np.asarray(moved.astype(value.dtype))
+def _moved(value: Array, down: NDArray[np.float64]) -> Array:
+    return np.asarray((value.astype(np.float64) - down).astype(value.dtype))
 
 
 def _aims(graph: Graph) -> Iterator[_Aim]:

@@ -10,10 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx
 
-from graphprune.calibration.gradients import Feed, Masks, Seeds
+from graphprune.calibration.gradients import Masks, Seeds
 from graphprune.calibration.heads import Head, heads
 from graphprune.calibration.masks import MASKS
 from graphprune.calibration.points import Point, Wanted
+from graphprune.data.parts import Feed
 from graphprune.errors import InputError
 from graphprune.graph.model import Graph, Node
 from graphprune.graph.torch_program import flat_inputs, named_tensors, unlifted

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from graphprune.calibration.values import Feed, Run
+from graphprune.calibration.values import Run
+from graphprune.data.parts import Feed
 from graphprune.errors import InputError
 from graphprune.graph.model import Array, Graph, Node
 from graphprune.graph.torch_program import flat_inputs, named_tensors, unlifted

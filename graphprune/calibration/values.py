@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from typing import Protocol
 
 import onnx_ir as ir
 
+from graphprune.data.parts import Feed
 from graphprune.errors import InputError
 from graphprune.graph.model import Array, Graph
 from graphprune.graph.run import CannotRun, Runner
 from graphprune.graph.scopes import source_nodes
 from graphprune.graph.sizes import cloned
 
-Feed = Mapping[str, Array]
 Run = Callable[[Feed], dict[str, Array]]
 HIDDEN = "\0states"  # behind a recurrent node's name: the sequence of its states, whether anything reads it or not
 

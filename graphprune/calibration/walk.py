@@ -11,11 +11,10 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 import onnx_ir as ir
 
 from graphprune.calibration.store import Store
+from graphprune.data.parts import Feed
 from graphprune.graph.model import Array
 from graphprune.graph.run import Runner
 from graphprune.graph.scopes import graphs
-
-Feed = Mapping[str, Array]
 
 
 class Walk:

@@ -12,8 +12,9 @@ from graphprune.budget.planner import Planner
 from graphprune.coupling.cut import Mask
 from graphprune.coupling.groups import DependencyGraph
 from graphprune.importance.curve import Curve
-from graphprune.importance.obs import Grams, obs_curves
+from graphprune.importance.obs import Grams
 from graphprune.recover.evidence import Evidence, bent
+from graphprune.recover.judge import ordered
 
 
 def same_units(old: DependencyGraph, new: DependencyGraph) -> Ids:
@@ -68,9 +69,7 @@ def completed(
     if not missing:
         return [c for c in curves if c is not None]
     part = replace(deps, groups=tuple(deps.groups[k] for k in missing))
-    found = obs_curves(part, grams)
-    flat = np.ones(deps.state.store.count)
-    given = [c or Curve.of_scores(g.units, flat) for c, g in zip(found, part.groups, strict=True)]
+    given = ordered(part, grams, np.ones(deps.state.store.count))
     made = dict(zip(missing, bent(part, given, evidence())[0], strict=True))
     return [c if c is not None else made[k] for k, c in enumerate(curves)]
 

@@ -36,7 +36,7 @@ from graphprune.recover.steps import AUTOMATIC
 from graphprune.rewrite.onnx import rewrite
 
 _DRAWN = 8  # random inputs per size where there is no data
-_WORK = 2e11  # multiply-accumulates of one comparison, about
+_WORK = 2e10  # multiply-accumulates of one comparison on them, about
 _NOTE = "--depth: "
 _POINTS = 5  # numbers of branches that are tried at first
 
@@ -229,4 +229,4 @@ def _said(best: Candidate, chooser: Chooser) -> str:
 
 def _drawn(graph: Graph, macs: int) -> list[dict[str, Array]]:
     """Random inputs."""
-    return random_feeds(graph, int(np.clip(_WORK / 10 / max(macs, 1), 2, _DRAWN)), 0)
+    return random_feeds(graph, int(np.clip(_WORK / max(macs, 1), 2, _DRAWN)), 0)

@@ -6,7 +6,7 @@ seen when they are all cut.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 
 import numpy as np
@@ -15,13 +15,12 @@ import onnx_ir as ir
 from graphprune.algebra.axis import Ids
 from graphprune.budget.planner import Planner
 from graphprune.calibration import Calibration
-from graphprune.data.parts import Feeds
+from graphprune.data.parts import Feeds, rows
 from graphprune.errors import InfeasibleError, NothingToPruneError
 from graphprune.graph.model import Array
 from graphprune.recover.steps import SLOW, recover
 from graphprune.rewrite.onnx import rewrite
 
-Feed = Mapping[str, Array]
 AUTO, CONTENDERS = "auto", ("solver", "uniform")
 _SAMPLES, _LEAST = 128, 32
 _WORK = 2e11  # multiply-accumulates of one look at all samples
@@ -35,9 +34,8 @@ def few(calibration: Calibration, macs: int) -> list[dict[str, Array]]:
         macs: Multiply-accumulates of the model, per sample.
     """
     samples = calibration.samples
-    per_feed = max((len(a) for a in next(iter(samples)).values() if a.ndim), default=1)
     wanted = int(np.clip(_WORK / max(macs, 1), _LEAST, _SAMPLES))
-    return [dict(feed) for feed in islice(samples, max(2, wanted // max(per_feed, 1)))]
+    return [dict(feed) for feed in islice(samples, max(2, wanted // max(rows(next(iter(samples))), 1)))]
 
 
 def lost(planner: Planner, units: Ids, samples: Feeds, steps: Sequence[str]) -> float:

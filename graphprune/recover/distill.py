@@ -17,6 +17,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from graphprune.calibration.adam import Adam
 from graphprune.calibration.gradients import Gradients, gradients_of
 from graphprune.calibration.heads import Head, heads
 from graphprune.calibration.layers import layers
@@ -40,7 +41,7 @@ _WARM = 0.05  # share of the steps in which the rate rises
 _RATE = 1e-2  # of a tensor's root mean square, at its highest
 _LOOK = 10  # steps whose mean loss shows whether it goes well
 _WORSE = 2.0  # of the first loss: begin again at a third of the rate
-_MOMENTS = (0.9, 0.99)
+_TINY = 1e-12
 _FLOATS = ("float", "float32")
 
 
@@ -53,38 +54,26 @@ class _Tensor:
         name: Its name in the file.
         point: Where its gradient is taken.
         value: Its content now.
-        mean: Running mean of gradients.
-        square: Running mean of their squares.
         scale: Its root mean square at the start.
         start: Its content at the start.
-        steps: Steps since then.
+        adam: What its gradients have been.
     """
 
     weight: str
     name: str
     point: Point
     value: NDArray[np.float32]
-    mean: NDArray[np.float32]
-    square: NDArray[np.float32]
     scale: float
     start: NDArray[np.float32]
-    steps: int = 0
+    adam: Adam
 
     def restart(self) -> None:
         """Forget what was learned."""
-        self.value, self.steps = self.start.copy(), 0
-        self.mean[...] = 0.0
-        self.square[...] = 0.0
+        self.value, self.adam = self.start.copy(), Adam(_TINY)
 
     def learn(self, gradient: Array, rate: float) -> None:
-        """One step of Adam."""
-        self.steps += 1
-        step = self.steps
-        slow, slower = _MOMENTS
-        self.mean += (1 - slow) * (gradient - self.mean)
-        self.square += (1 - slower) * (gradient**2 - self.square)
-        mean, square = self.mean / (1 - slow**step), self.square / (1 - slower**step)
-        self.value -= np.float32(rate * self.scale) * mean / (np.sqrt(square) + 1e-12)
+        """One step of gradient descent."""
+        self.value -= np.float32(rate * self.scale) * self.adam(gradient)
 
 
 def distill(job: Job, *, steps: int | None = None) -> list[LayerError]:
@@ -144,14 +133,11 @@ def _step(
     """Learn from one feed; the loss before."""
     given = {**feed, **{t.name: t.value for t in tensors}}
     made = run.outputs(given)
-    seeds = [
-        ((m - t) * (2 / max(s * m.size * len(made), 1e-12))).astype(np.float32)
-        for m, t, s in zip(made, target, spread, strict=True)
-    ]
+    off = [m - t for m, t in zip(made, target, strict=True)]
+    seeds = [(d * (2 / max(s * d.size * len(off), 1e-12))).astype(np.float32) for d, s in zip(off, spread, strict=True)]
     for tensor, gradient in zip(tensors, run(given, seeds), strict=True):
         tensor.learn(gradient.astype(np.float32), rate)
-    shares = [float(np.mean((m - t) ** 2)) / max(s, 1e-12) for m, t, s in zip(made, target, spread, strict=True)]
-    return float(np.mean(shares))
+    return float(np.mean([np.mean(d**2) / max(s, 1e-12) for d, s in zip(off, spread, strict=True)]))
 
 
 def _tensors(small: Graph) -> Iterator[_Tensor]:
@@ -166,9 +152,7 @@ def _tensors(small: Graph) -> Iterator[_Tensor]:
             value = np.array(weight.read(), np.float32)
             scale = float(np.sqrt(np.mean(value**2))) or 1e-3
             point = Point(reader.name, list(reader.inputs).index(name))
-            yield _Tensor(
-                name, weight.source, point, value, np.zeros_like(value), np.zeros_like(value), scale, value.copy()
-            )
+            yield _Tensor(name, weight.source, point, value, scale, value.copy(), Adam(_TINY))
 
 
 def _with_inputs(model: ir.Model, names: Sequence[str]) -> ir.Model:

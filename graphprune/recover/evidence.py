@@ -172,11 +172,20 @@ def bent(
     out: list[Curve] = []
     for place, (group, curve) in enumerate(zip(deps.groups, curves, strict=True)):
         progress(f"{group.name} {place + 1}/{len(deps.groups)}")
-        counts = sorted({min(max(1, round(s * group.size)), group.size - 1) for s in shares} - {0})
-        mine = [Point(group.name, m, evidence.measure(curve.order[:m])) for m in counts]
+        mine = [Point(group.name, m, evidence.measure(curve.order[:m])) for m in counts(group.size, shares)]
         points += mine
         out.append(through(curve, [p for p in mine if np.isfinite(p.error)]))
     return out, points
+
+
+def count(size: int, share: float) -> int:
+    """Units that leave a group at a share of it: one at least, and one stays; 0 for a single unit."""
+    return min(max(1, round(share * size)), size - 1)
+
+
+def counts(size: int, shares: Iterable[float]) -> list[int]:
+    """How many units leave a group at some shares, each number once."""
+    return sorted({count(size, s) for s in shares} - {0})
 
 
 def through(curve: Curve, points: Sequence[Point]) -> Curve:

@@ -8,7 +8,8 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from graphprune.sweep.curves import GroupCurve, Sensitivity, count
+from graphprune.recover.evidence import count
+from graphprune.sweep.curves import GroupCurve, Sensitivity
 
 
 def sensitivity_table(found: Sensitivity, rows: int | None, plot: str | None) -> Iterator[RenderableType]:

@@ -154,8 +154,3 @@ class Sensitivity(_Value):
             points = [Point(group.name, p.removed, p.error) for p in found.points if p.error is not None]
             out.append(through(curve, points))
         return out
-
-
-def count(size: int, ratio: float) -> int:
-    """Units that leave a group at a ratio: one at least, and one stays; 0 for a single unit."""
-    return min(max(1, round(ratio * size)), size - 1)

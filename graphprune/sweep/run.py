@@ -11,8 +11,9 @@ from graphprune.coupling.groups import DependencyGraph
 from graphprune.errors import GraphPruneError, InputError
 from graphprune.importance.curve import Curve
 from graphprune.plan import Plan
+from graphprune.recover.evidence import counts
 from graphprune.sweep.cache import Results
-from graphprune.sweep.curves import GroupCurve, Measured, count
+from graphprune.sweep.curves import GroupCurve, Measured
 from graphprune.sweep.tasks import Outcome, Task
 from graphprune.sweep.workers import Lost, Run
 
@@ -38,7 +39,7 @@ def checked_ratios(ratios: Iterable[float]) -> tuple[float, ...]:
 def tasks_of(deps: DependencyGraph, curves: Sequence[Curve], ratios: Sequence[float]) -> list[list[Task]]:
     """Per group what is to be measured, the units of its curve leaving in their order."""
     return [
-        [_task(deps, group.name, curve.order[:m]) for m in sorted({count(group.size, r) for r in ratios} - {0})]
+        [_task(deps, group.name, curve.order[:m]) for m in counts(group.size, ratios)]
         for group, curve in zip(deps.groups, curves, strict=True)
     ]
 

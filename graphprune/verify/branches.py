@@ -8,13 +8,13 @@ from contextlib import suppress
 import numpy as np
 import onnx_ir as ir
 
+from graphprune.data.parts import Feed
 from graphprune.graph.model import Array, Graph
 from graphprune.graph.run import CannotRun, Runner
 from graphprune.graph.scopes import graphs, nodes_of
 
 _MOST = 64  # forced runs at most
 Choice = Mapping[int, bool]
-Feed = Mapping[str, Array]
 
 
 def walk_branches(
