@@ -91,7 +91,7 @@ def plan(
         labels: What is right for each sample, see :func:`graphprune.samples`.
         seed: Seed of criteria that draw.
         lossless: Remove the dead channels, all of them and nothing else, instead of meeting a target.
-        align: Kept widths are multiples of this, or "auto", by measurement. 8; auto with latency, 1 when lossless.
+        align: Kept widths are multiples of this, or "auto", the default; 1 when lossless. See docs/budgets.md.
         min_channels: Units every group keeps at least.
         max_ratio: Largest share of units a group may lose; 0.9, or 1 when lossless.
         ignore: Patterns of nodes, weights and module paths that stay whole.

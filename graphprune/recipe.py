@@ -33,8 +33,8 @@ class Recipe:
             operator, shapes and time, or FILE.py:FUNCTION. Nothing is measured then.
         ratio: Share of channels that every group loses: 0.3 or 30%.
         lossless: Remove the dead channels and nothing else: the result equals the original. Takes no target.
-        align: Kept widths are multiples of this where a group is wide enough: a number, or auto: what the
-            runtime favours here, by measurement. 1 frees them (8; auto with latency).
+        align: Kept widths are multiples of this where a group is wide enough: a number, or auto: 16,
+            less where that is too coarse for the targets; with latency by measurement. 1 frees them (auto).
         min_channels: Channels that every group keeps at least (1).
         max_ratio: Largest share of its channels that a group may lose (0.9).
         ignore: Regular expression; nodes, weights and module paths that match stay whole. Repeatable. kind:heads

@@ -126,15 +126,17 @@ def peer_cells(rows: Mapping[str, Row | None], metric: str) -> list[str]:
     return [f"{hit[1]:.1f} ({hit[0]})" if hit else "-" for hit in (*hits, best_recovered(simple, metric))]
 
 
-def own_rows(task: Task, macs: str, align: int, options: argparse.Namespace, report: Report) -> dict[str, list[Row]]:
-    """Rows of graphprune by variant, of the default one per calibration set; with other alignments it alone."""
+def own_rows(
+    task: Task, macs: str, align: int | str, options: argparse.Namespace, report: Report
+) -> dict[str, list[Row]]:
+    """Rows of graphprune by variant, of the default one per calibration set; with other alignments it alone, once."""
     found = {}
     wanted = options.variants.split(",") if align == task.aligns[0] else [DEFAULT]
     for name, variant in variants().items() if options.peers != "only" else ():
         if name not in wanted:
             continue
         job = {"kind": "ours", "macs": macs, "data": variant["data"], "options": {**variant["options"], "align": align}}
-        seeds = range(task.sets if name == DEFAULT else 1)
+        seeds = range(task.sets if name == DEFAULT and align == task.aligns[0] else 1)
         found[name] = [remembered(task, {**job, "seed": seed}, options) for seed in seeds]
         about = {"task": task.name, "macs": macs, "align": align, "variant": name}
         report.data += [{**about, "seed": seed, **row} for seed, row in zip(seeds, found[name], strict=True)]

@@ -148,7 +148,7 @@ class Task(ABC):
     name: str
     metric: str
     targets: tuple[str, ...] = ("70%", "50%")
-    aligns: tuple[int, ...] = (8,)
+    aligns: tuple[int | str, ...] = ("auto",)
     samples: int = 256
     sets: int = 1
     data_note: str = ""

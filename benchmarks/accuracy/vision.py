@@ -61,7 +61,7 @@ class ResNet20(Task):
     name = "resnet20"
     metric = "top-1"
     targets = ("80%", "70%", "60%", "50%")
-    aligns = (1, 8)
+    aligns = (1, "auto")
     for_torch = True
     samples = 4096
     sets = 3

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphprune.algebra.axis import Ids
+from graphprune.budget.abreast import Part, abreast
 from graphprune.budget.curves import Curve, fits
 from graphprune.budget.selection import Bounds, equal_classes, width_bounds
 from graphprune.budget.targets import Constraints
@@ -73,13 +74,19 @@ def choices(deps: DependencyGraph, curves: Sequence[Curve], constraints: Constra
         ValueError: A curve does not order the units of its group.
     """
     bounds, classes = width_bounds(deps, constraints.width), equal_classes(deps, constraints.equal)
-    single: list[tuple[Group, Curve, Counts]] = []
+    single: list[Part] = []
     for group, curve in zip(deps.groups, curves, strict=True):
         if not fits(curve, group):
             raise ValueError(f"the curve given for group {group.name} does not order its units")
         found = choice(group, curve, constraints, allowed, bounds.get(group.name))
         single.append((group, found.curves[0], found.removable[:, 0]))
-    return [c for c in _joined(single, classes) if len(c.removable) > 1 or c.removable.any()]
+    free = [part for part in single if part[0].name not in classes and part[0].name not in bounds]
+    tied = [Choice(*part) for part in abreast(free, constraints.align)]
+    apart = {group.name for c in tied for group in c.groups}
+    decided = [*_joined([part for part in single if part[0].name not in apart], classes), *tied]
+    order = {group.name: i for i, group in enumerate(deps.groups)}
+    decided.sort(key=lambda c: order[c.groups[0].name])
+    return [c for c in decided if len(c.removable) > 1 or c.removable.any()]
 
 
 def choice(group: Group, curve: Curve, constraints: Constraints, allowed: Mask, bounds: Bounds | None = None) -> Choice:
@@ -106,9 +113,9 @@ def choice(group: Group, curve: Curve, constraints: Constraints, allowed: Mask, 
     return Choice((group,), (curve,), (n - kept[::-1]).astype(np.int64)[:, None])
 
 
-def _joined(single: Sequence[tuple[Group, Curve, Counts]], classes: Mapping[str, tuple[str, str]]) -> Iterator[Choice]:
+def _joined(single: Sequence[Part], classes: Mapping[str, tuple[str, str]]) -> Iterator[Choice]:
     """Groups of a class joined at the widths that all of them can take, at the place of the first."""
-    members: dict[tuple[str, str], list[tuple[Group, Curve, Counts]]] = {}
+    members: dict[tuple[str, str], list[Part]] = {}
     for part in single:
         members.setdefault(classes.get(part[0].name, ("", part[0].name)), []).append(part)
     for (pattern, _), parts in members.items():

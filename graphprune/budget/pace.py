@@ -109,28 +109,25 @@ def recorded(timing: Mapping[str, Any]) -> dict[str, Any]:
     return {k: getattr(v, "__name__", v) if callable(v) else v for k, v in timing.items()}
 
 
-def read_timing(
-    rest: dict[str, Any], latency: str | float | None, note: Callable[[str], None], *, lossless: bool
-) -> dict[str, Any]:
+def read_timing(rest: dict[str, Any], latency: str | float | None, note: Callable[[str], None]) -> dict[str, Any]:
     """Take the options of timing out of others, and put a number where the alignment is to be found out.
 
     Args:
         rest: Options; changed.
         latency: The latency target.
         note: Told what is worth knowing.
-        lossless: Whether nothing but dead channels leaves.
 
     Raises:
         InputError: There is no latency that they say how to measure.
     """
     given = {k: rest.pop(k, None) for k in TIMING}
     timing = {k: v for k, v in given.items() if v is not None}
-    if timing and latency is None and rest.get("align") != AUTO:
+    if timing and latency is None:
         raise InputError(f"--{next(iter(timing)).replace('_', '-')} belongs to --latency, which is not given")
-    if latency is not None and "latency_table" not in timing and not lossless:
-        rest.setdefault("align", AUTO)
-    if rest.get("align") == AUTO:
-        rest["align"] = favoured_alignment(setting_of(timing), note=note)
+    if rest.get("align", AUTO) == AUTO:
+        rest.pop("align", None)
+        if latency is not None and "latency_table" not in timing:
+            rest["align"] = favoured_alignment(setting_of(timing), note=note)
     return timing
 
 

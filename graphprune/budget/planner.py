@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import numpy as np
@@ -21,9 +21,10 @@ from graphprune.calibration.layers import norms
 from graphprune.cost.latency import NAME as LATENCY
 from graphprune.cost.model import CostModel, Costs, whole_costs
 from graphprune.coupling.cut import Cut, Mask
+from graphprune.coupling.explain import why_nothing
 from graphprune.coupling.fibres import fibred
 from graphprune.coupling.groups import DependencyGraph, Group
-from graphprune.errors import InputError, NothingToPruneError
+from graphprune.errors import InfeasibleError, InputError, NothingToPruneError
 from graphprune.folding.analysis import Folding
 from graphprune.importance.base import Criterion, score
 from graphprune.importance.fibres import ranked
@@ -34,6 +35,7 @@ _NO_DATA = (
     "channels are ranked by their weights alone; --data SAMPLES keeps far more accuracy, and where there are none"
     " --data synthetic, which makes samples from what the BatchNormalizations know"
 )
+_NEAR, _FINEST = 0.97, 4  # how close a limit should be met, and the alignment down to which more is tried for it
 POSITIONS = 40_000  # of a layer that Gram matrices are summed over
 
 
@@ -49,6 +51,7 @@ class Planner:
         curves: A curve for every group, where something better is known than the sums of the scores.
         gone: Units that an earlier, larger solution removed; the next removes them as well.
         recipe: The options, for the plan.
+        elastic: Whether the alignment is halved where it is too coarse for the limits.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class Planner:
         timing: Mapping[str, Any] | None = None,
         notes: Sequence[str] = (),
         whole: Planner | None = None,
+        elastic: bool = False,
     ) -> None:
         if allocation not in ALLOCATIONS:
             raise InputError(f"unknown allocation {allocation!r}; there are {', '.join(ALLOCATIONS)}")
@@ -75,10 +79,10 @@ class Planner:
         self.cost = CostModel(deps)
         self.dense: Costs = whole.dense if whole is not None else whole_costs(deps)
         self.cost.original = asdict(self.dense)
-        self.constraints = constraints
+        self.constraints, self.elastic = constraints, elastic
         self.allowed = allowed_units(deps, constraints.ignore, constraints.only)
         if not deps.groups and not deps.source.bypassed:
-            raise NothingToPruneError(_why_nothing(deps))
+            raise NothingToPruneError(why_nothing(deps))
         given = {k: v for k, v in asdict(targets).items() if v is not None}
         if lossless:
             _check_lossless(deps, given)
@@ -149,14 +153,16 @@ class Planner:
         if data is not None and not isinstance(data, Calibration):
             calibration = Calibration(deps, data, seed=seed, positions=POSITIONS)
         lossless, notes = bool(rest.pop("lossless", False)), list[str]()
-        timing = read_timing(rest, targets.latency, notes.append, lossless=lossless)
         if lossless:  # nothing speaks against the last dead channel
             rest = {"align": 1, "max_ratio": 1.0, **rest}
+        elastic = rest.get("align", AUTO) == AUTO and targets.latency is None
+        timing = read_timing(rest, targets.latency, notes.append)
         unknown = set(rest) - {f.name for f in fields(Constraints)}
         if unknown:
             raise InputError(f"unknown option {', '.join(sorted(unknown))}")
         constraints = Constraints(**rest)
         scoring |= {"lossless": lossless, "calibration": calibration, "timing": timing, "notes": notes, "whole": whole}
+        scoring["elastic"] = elastic
         return cls(deps, targets, constraints, criterion, seed, **scoring)
 
     def aim(self, targets: Targets) -> None:
@@ -223,24 +229,49 @@ class Planner:
         """
         if self.lossless:
             return lossless_units(self.deps, self.folding, self.cost, self.constraints, self.allowed)
-        units = solve(
-            self.deps,
-            self.scores,
-            self.cost,
-            self.limits,
-            constraints=self.constraints,
-            allowed=self.allowed,
-            ratio=self.ratio,
-            curves=self.curves,
-            gone=self.gone,
-            allocation=self.allocation,
-        )
+        units = self._solved()
+        while self.elastic and self._coarse(units) and self._finer():
+            units = self._solved()
         if not units.size and not self.deps.source.bypassed:
             raise NothingToPruneError(
                 f"{self.deps.source.name}: no group is wide enough to lose anything under these constraints;"
                 " lower --align or raise the target"
             )
         return units
+
+    def _solved(self) -> Ids:
+        try:
+            return solve(
+                self.deps,
+                self.scores,
+                self.cost,
+                self.limits,
+                constraints=self.constraints,
+                allowed=self.allowed,
+                ratio=self.ratio,
+                curves=self.curves,
+                gone=self.gone,
+                allocation=self.allocation,
+            )
+        except InfeasibleError:
+            if not self._finer():
+                raise
+            return self._solved()
+
+    def _coarse(self, units: Ids) -> bool:
+        """Whether the widths allowed lead far below every limit, or nowhere."""
+        after = asdict(self.cost.costs(self.deps.cut(units).removed))
+        return not units.size or (bool(self.limits) and all(after[k] < _NEAR * v for k, v in self.limits.items()))
+
+    def _finer(self) -> bool:
+        """Halve an alignment that nobody asked for; False where that is not to be done."""
+        align = self.constraints.align
+        if not self.elastic or align <= _FINEST:
+            return False
+        self.constraints = replace(self.constraints, align=align // 2)
+        self.recipe["align"] = align // 2
+        self.notes.append(f"widths are multiples of {align // 2}, as those of {align} are too coarse here")
+        return True
 
     def removed(self, plan: Plan) -> Ids:
         """The units that a plan of this planner removes."""
@@ -263,15 +294,3 @@ def _check_lossless(deps: DependencyGraph, given: Mapping[str, Any]) -> None:
         raise InputError(f"--lossless removes exactly the dead channels; leave out --{', --'.join(given)}")
     if deps.allow_io:
         raise InputError("--lossless keeps every output as it is; leave out --allow-io")
-
-
-def _why_nothing(deps: DependencyGraph) -> str:
-    """One line with the most frequent reasons that block the model."""
-    weight: dict[str, float] = {}
-    for b in deps.blocked:
-        size = float(np.prod(deps.source.weights[b.tensor].shape))
-        weight[str(b.reason)] = weight.get(str(b.reason), 0.0) + size
-    opaque = dict.fromkeys(deps.state.opaque.values())
-    reasons = [*opaque, *sorted(weight, key=lambda r: -weight[r])][:4]
-    detail = "; ".join(reasons) or "it has no float weights that a rule can label"
-    return f"{deps.source.name}: nothing can be pruned: {detail}"

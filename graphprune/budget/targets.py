@@ -131,7 +131,7 @@ class Constraints:
         equal: Patterns whose groups keep the same width; those with brackets make a class of each text captured.
     """
 
-    align: int = 8
+    align: int = 16
     min_channels: int = 1
     max_ratio: float = 0.9
     ignore: tuple[str, ...] = field(default=())

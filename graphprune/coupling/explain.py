@@ -245,3 +245,15 @@ def _links(deps: DependencyGraph, axis: Axis, owner: np.ndarray[Any, Any]) -> di
 
 def _positions(units: Sequence[int], where: dict[int, list[int]]) -> list[list[int]]:
     return [where.get(unit, []) for unit in units]
+
+
+def why_nothing(deps: DependencyGraph) -> str:
+    """One line with the most frequent reasons that block the model."""
+    weight: dict[str, float] = {}
+    for b in deps.blocked:
+        size = float(np.prod(deps.source.weights[b.tensor].shape))
+        weight[str(b.reason)] = weight.get(str(b.reason), 0.0) + size
+    opaque = dict.fromkeys(deps.state.opaque.values())
+    reasons = [*opaque, *sorted(weight, key=lambda r: -weight[r])][:4]
+    detail = "; ".join(reasons) or "it has no float weights that a rule can label"
+    return f"{deps.source.name}: nothing can be pruned: {detail}"
