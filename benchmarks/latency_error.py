@@ -1,0 +1,98 @@
+"""At equal measured latency: what a latency target loses, and what a target of MACs alone loses.
+
+    python -m benchmarks.latency_error [--latency 60%] [--samples 128] [--only resnet20] [--write]
+
+The MACs of the second model are corrected until it takes the measured time of the first. Both are calibrated and
+re-fitted on the same unlabelled samples; the error is measured on others.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+import graphprune as gp
+from benchmarks.accuracy.task import Feed, Task, stacked
+from benchmarks.accuracy.tasks import TASKS
+from benchmarks.common import Row, header, table, write_results
+from graphprune.graph.pairing import paired, ready
+from graphprune.graph.run import random_feeds
+from graphprune.graph.timing import Setting
+
+ROUNDS, CLOSE, HELD = 4, 0.01, 9  # corrections, how equal times are, and the seed of the samples that judge
+SETTING = Setting(threads=1)
+
+
+def lost(task: Task, model: Any, held: Feed) -> float:
+    """Squared error of the first output relative to its variance."""
+    name = next(iter(held))
+    wanted = stacked(task.path(), {name: held[name]})
+    found = stacked(model, {name: held[name]})
+    return float(np.mean((found - wanted) ** 2) / np.var(wanted))
+
+
+def measured(task: Task, data: Feed, held: Feed, told: str, **target: str) -> Row:
+    """A model pruned for a target: its MACs, measured time and what it loses."""
+    graph = gp.load(task.path())
+    result = gp.prune(graph, data=data, recover="refit", threads=1 if "latency" in target else None, **target)
+    feed = random_feeds(graph, 1, 0)[0]
+    ratio = paired(ready(graph.source, feed, SETTING), ready(result.model, feed, SETTING), clock=SETTING.clock).ratio
+    model = ir.to_proto(result.model)
+    row = {"model": task.name, "target": told, "macs": result.after.macs / result.before.macs, "latency": ratio}
+    row |= {"error": lost(task, model, held), "metric": task.measures(model)[task.metric]}
+    print(row, flush=True)
+    return row
+
+
+def compare(task: Task, share: str, samples: int) -> list[Row]:
+    """The model for a latency, and the one for MACs alone that takes the same time."""
+    data, held = task.calibration(samples, 0), task.calibration(samples, HELD)
+    aimed = measured(task, data, held, f"latency {share}", latency=share)
+    found, macs = [], float(aimed["macs"])
+    for _ in range(ROUNDS):
+        found.append(measured(task, data, held, f"MACs {macs:.1%}", macs=f"{100 * macs:.3f}%"))
+        apart = found[-1]["latency"] / aimed["latency"]
+        if abs(apart - 1) <= CLOSE:
+            break
+        macs = _corrected(found, aimed["latency"], macs / apart)
+    return [aimed, min(found, key=lambda row: abs(row["latency"] - aimed["latency"]))]
+
+
+def _corrected(found: list[Row], wanted: float, otherwise: float) -> float:
+    """MACs at which the time should be the wanted one: between two models on both sides of it where there are."""
+    below = [r for r in found if r["latency"] <= wanted]
+    above = [r for r in found if r["latency"] > wanted]
+    if not below or not above:
+        return min(otherwise, 0.98)
+    low, high = max(below, key=lambda r: r["latency"]), min(above, key=lambda r: r["latency"])
+    part = (wanted - low["latency"]) / (high["latency"] - low["latency"])
+    return float(low["macs"] + part * (high["macs"] - low["macs"]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--latency", default="60%")
+    parser.add_argument("--samples", type=int, default=128)
+    parser.add_argument("--only", nargs="*", default=["resnet20", "mobilenet_v2"])
+    parser.add_argument("--write", action="store_true")
+    given = parser.parse_args()
+    rows = [row for name in given.only for row in compare(TASKS[name], given.latency, given.samples)]
+    lines = [
+        [r["model"], r["target"], f"{r['macs']:.1%}", f"{r['latency']:.1%}", f"{r['error']:.4f}", f"{r['metric']:.1f}"]
+        for r in rows
+    ]
+    names = ["model", "target", "MACs left", "measured latency", "error of the outputs", "metric"]
+    text = header("Latency targets and MACs targets at equal latency")
+    text += "\nOne thread of the CPU, the default alignment, the second model corrected until it takes the same time.\n"
+    text += f"{given.samples} unlabelled samples, re-fitted; squared error over variance on other samples.\n\n"
+    text += table(lines, names) + "\n"
+    print(text)
+    if given.write:
+        write_results("latency-error", text, rows)
+
+
+if __name__ == "__main__":
+    main()
