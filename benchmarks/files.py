@@ -18,7 +18,7 @@ def parser(description: str) -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(description=description)
     found.add_argument("--only", default="", help="regular expression a name must match")
     found.add_argument("--macs", default="50%", help="what remains, in percent")
-    found.add_argument("--align", default="1,8", help="alignments to try, with commas between")
+    found.add_argument("--align", default="1,auto", help="alignments to try, with commas between")
     found.add_argument("--no-peers", action="store_true", help="measure graphprune alone")
     found.add_argument("--jobs", type=int, default=1, help="files at a time")
     found.add_argument("--timeout", type=float, default=900.0, help="seconds per file")
@@ -30,7 +30,7 @@ def parser(description: str) -> argparse.ArgumentParser:
 
 def measure(name: str, path: Path, options: argparse.Namespace) -> Row:
     """All rows of one file."""
-    aligns = [int(a) for a in options.align.split(",")]
+    aligns = [int(a) if a.isdigit() else a for a in options.align.split(",")]
     job = {"kind": "ours", "path": str(path), "macs": options.macs, "aligns": aligns}
 
     def failed(row: Row) -> bool:

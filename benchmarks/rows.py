@@ -14,7 +14,7 @@ GRAINS = {
     "granularity": "granularity (distinct removable rows over all positions of stored tensors)",
     "free": "free share (the same without positions fixed by the interface, lookup rows, and index tensors)",
 }
-NEAR = {"1": 0.01, "8": 0.03}
+NEAR = {"1": 0.01}
 
 
 def failure(row: Row) -> str:

@@ -58,6 +58,7 @@ def plan(
     align: int | str | None = None,
     min_channels: int = 1,
     max_ratio: float | None = None,
+    max_step: float | None = None,
     ignore: Sequence[str] = (),
     only: Sequence[str] = (),
     allow_io: Sequence[str] = (),
@@ -84,8 +85,7 @@ def plan(
         ratio: Share of channels that every group loses, 0.3 or "30%".
         criterion: A name, see docs/criteria.md, or a function (deps, seed) or (deps, calibration) → scores per unit.
         aggregate: What is made of the coupled slices of a unit: "sum", "mean" or "max".
-        normalise: What the scores of a group are divided by: its "mean", "max" or "sum", or "none"; "auto" is "none"
-            for criteria that compare groups by themselves, else "mean".
+        normalise: What the scores of a group are divided by: its "mean", "max" or "sum", "none", or what suits, "auto".
         data: Samples for criteria that look at activations: any source of :func:`graphprune.samples`, or a
             :class:`graphprune.calibration.Calibration`.
         labels: What is right for each sample, see :func:`graphprune.samples`.
@@ -94,6 +94,7 @@ def plan(
         align: Kept widths are multiples of this, or "auto", the default; 1 when lossless. See docs/budgets.md.
         min_channels: Units every group keeps at least.
         max_ratio: Largest share of units a group may lose; 0.9, or 1 when lossless.
+        max_step: Largest share of a group between two widths; 0.25, or 0.5 with a number for ``align``.
         ignore: Patterns of nodes, weights and module paths that stay whole.
         only: Patterns outside which everything stays whole.
         allow_io: Patterns of graph inputs and outputs that may shrink; a dependency graph was made with its own.
@@ -130,7 +131,8 @@ def plan(
         "depth": depth,
         "sensitivity": sensitivity,
     }
-    options |= {k: v for k, v in {"align": align, "max_ratio": max_ratio}.items() if v is not None}
+    given = {"align": align, "max_ratio": max_ratio, "max_step": max_step}
+    options |= {k: v for k, v in given.items() if v is not None}
     return prepared(deps, options).plan()
 
 

@@ -37,6 +37,8 @@ class Recipe:
             less where that is too coarse for the targets; with latency by measurement. 1 frees them (auto).
         min_channels: Channels that every group keeps at least (1).
         max_ratio: Largest share of its channels that a group may lose (0.9).
+        max_step: Largest share of a group between two widths; a group too narrow for the alignment gets a finer one
+            (0.25; 0.5 with a number for align).
         ignore: Regular expression; nodes, weights and module paths that match stay whole. Repeatable. kind:heads
             names all groups of a kind, as analyze shows it.
         only: Regular expression; only what matches may be cut. Repeatable.
@@ -91,6 +93,7 @@ class Recipe:
     align: str | None = None
     min_channels: int | None = None
     max_ratio: float | None = None
+    max_step: float | None = None
     ignore: tuple[str, ...] | None = None
     only: tuple[str, ...] | None = None
     allow_io: tuple[str, ...] | None = None
@@ -133,6 +136,7 @@ class Recipe:
             "lossless",
             "min_channels",
             "max_ratio",
+            "max_step",
             "ignore",
             "only",
             "allow_io",

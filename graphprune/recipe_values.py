@@ -143,6 +143,7 @@ CONVERT: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "align": ("a whole number, or auto", _text),
     "min_channels": ("a whole number", _whole),
     "max_ratio": ("a number", _fraction),
+    "max_step": ("a number", _fraction),
     "ignore": ("a regular expression or a list of them", _texts),
     "only": ("a regular expression or a list of them", _texts),
     "allow_io": ("a regular expression or a list of them", _texts),

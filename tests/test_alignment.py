@@ -42,11 +42,11 @@ def test_groups_side_by_side_make_an_aligned_axis(macs: str) -> None:
 
 
 def test_a_default_alignment_gives_way_to_the_target() -> None:
-    plan = gp.plan(widened(), macs="26%")
-    coarse = gp.plan(widened(), macs="26%", align=16)
+    plan = gp.plan(widened(), macs="24%")
+    coarse = gp.plan(widened(), macs="24%", align=16, max_step=0.25)
     assert plan.recipe["align"] < coarse.recipe["align"] == 16
     reached, before = plan.after["macs"] / plan.before["macs"], coarse.after["macs"] / coarse.before["macs"]
-    assert before < 0.97 * 0.26 < reached <= 0.26
+    assert before < 0.97 * 0.24 < reached <= 0.24
 
 
 def test_a_default_alignment_gives_way_where_nothing_else_reaches_the_target() -> None:

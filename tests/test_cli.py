@@ -150,7 +150,8 @@ def test_external_weights_stay_external(tmp_path: Path) -> None:
 
 
 def test_widths_are_multiples_of_16_by_default(stage: Path) -> None:
-    for name, flags in (("a", []), ("b", ["--align", "auto"]), ("c", ["--align", "16"])):
+    same = (["--align", "auto"], ["--align", "16", "--max-step", "0.25"])
+    for name, flags in (("a", []), *zip("bc", same, strict=True)):
         done(stage, stage.with_name(f"{name}.onnx"), "--ratio", "0.4", *flags, "-q")
     assert len({stage.with_name(f"{name}.onnx").read_bytes() for name in "abc"}) == 1
     assert json.loads(stage.with_name("b.plan.json").read_text())["recipe"]["align"] == 16
@@ -207,6 +208,7 @@ def test_flags_win_over_the_recipe(stage: Path, suffix: str) -> None:
         "align": 1,
         "min-channels": 1,
         "max-ratio": 0.8,
+        "max-step": 0.5,
         "ignore": ["stem"],
         "no-verify": True,
     }

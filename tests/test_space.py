@@ -65,7 +65,7 @@ def test_the_data_is_what_the_error_is_measured_on() -> None:
 
 def test_bad_widths_and_targets() -> None:
     space = gp.Space(FASHION, macs="60%")
-    with pytest.raises(InputError, match="cannot keep 7; it may keep 16, 32"):
+    with pytest.raises(InputError, match="cannot keep 7; it may keep 8, 16"):
         space.costs({"body.0.first.0.weight[1]": 7})
     with pytest.raises(InputError, match="no group to choose for is called nowhere"):
         space.plan({"nowhere": 8})

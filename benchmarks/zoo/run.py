@@ -1,6 +1,6 @@
 """Prunes every file of the zoo and checks the results.
 
-    python -m benchmarks.zoo.run [--only REGEX] [--exporter dynamo|script|both] [--macs 50%] [--align 1,8]
+    python -m benchmarks.zoo.run [--only REGEX] [--exporter dynamo|script|both] [--macs 50%] [--align 1,auto]
                                  [--form original|sim|ort|fp16] [--no-peers] [--jobs 1] [--fresh] [--redo-failed]
 
 The files come from `python -m benchmarks.zoo.export`, other forms of them from `benchmarks.zoo.derive`. Each file is

@@ -98,7 +98,7 @@ def choice(group: Group, curve: Curve, constraints: Constraints, allowed: Mask, 
     curve = curve.only(allowed)
     n = group.size
     least = max(constraints.min_channels, n - int(constraints.max_ratio * n), n - len(curve.order), 1)
-    step = _step(group, constraints.align)
+    step = _step(group, constraints)
     kept = np.append(np.arange(step, n, step), n)
     kept = kept[(kept >= least) | (kept == n)]
     if bounds is not None:
@@ -129,10 +129,10 @@ def _joined(single: Sequence[Part], classes: Mapping[str, tuple[str, str]]) -> I
         yield Choice(tuple(g for g, _, _ in parts), tuple(c for _, c, _ in parts), removable)
 
 
-def _step(group: Group, align: int) -> int:
-    """Units that make the width of the group's narrowest axis a multiple of ``align``, less for small groups."""
+def _step(group: Group, constraints: Constraints) -> int:
+    """Units that make the width of the group's narrowest axis a multiple of the alignment, less for small groups."""
     rows = min(m.rows for m in group.members)
-    step = align // gcd(align, rows)
-    while step > 1 and 2 * step > group.size:
+    step = constraints.align // gcd(constraints.align, rows)
+    while step > 1 and step > constraints.max_step * group.size:
         step = (step + 1) // 2
     return step

@@ -36,6 +36,7 @@ _NO_DATA = (
     " --data synthetic, which makes samples from what the BatchNormalizations know"
 )
 _NEAR, _FINEST = 0.97, 4  # how close a limit should be met, and the alignment down to which more is tried for it
+_ASKED_STEP = 0.5  # largest step of a group with an alignment that was asked for
 POSITIONS = 40_000  # of a layer that Gram matrices are summed over
 
 
@@ -155,14 +156,16 @@ class Planner:
         lossless, notes = bool(rest.pop("lossless", False)), list[str]()
         if lossless:  # nothing speaks against the last dead channel
             rest = {"align": 1, "max_ratio": 1.0, **rest}
-        elastic = rest.get("align", AUTO) == AUTO and targets.latency is None
+        elastic = rest.get("align", AUTO) == AUTO
+        if not elastic:
+            rest.setdefault("max_step", _ASKED_STEP)
         timing = read_timing(rest, targets.latency, notes.append)
         unknown = set(rest) - {f.name for f in fields(Constraints)}
         if unknown:
             raise InputError(f"unknown option {', '.join(sorted(unknown))}")
         constraints = Constraints(**rest)
         scoring |= {"lossless": lossless, "calibration": calibration, "timing": timing, "notes": notes, "whole": whole}
-        scoring["elastic"] = elastic
+        scoring["elastic"] = elastic and targets.latency is None
         return cls(deps, targets, constraints, criterion, seed, **scoring)
 
     def aim(self, targets: Targets) -> None:

@@ -120,6 +120,7 @@ class Constraints:
 
     Attributes:
         align: Kept widths are multiples of this where a group is wide enough; 1 frees them.
+        max_step: Largest step between two widths of a group, as a share of it; for narrower ones alignment is halved.
         min_channels: Units every group keeps at least.
         max_ratio: Largest share of units a group may lose.
         ignore: Regular expressions; nodes, weights and module paths that match stay whole.
@@ -132,6 +133,7 @@ class Constraints:
     """
 
     align: int = 16
+    max_step: float = 0.25
     min_channels: int = 1
     max_ratio: float = 0.9
     ignore: tuple[str, ...] = field(default=())
@@ -147,3 +149,5 @@ class Constraints:
             raise InputError(f"--min-channels {self.min_channels}: must be 1 or more")
         if not 0 < self.max_ratio <= 1:
             raise InputError(f"--max-ratio {self.max_ratio}: must lie in (0, 1]")
+        if not 0 < self.max_step <= 1:
+            raise InputError(f"--max-step {self.max_step}: must lie in (0, 1]")
