@@ -1,6 +1,6 @@
 """Time in onnxruntime after pruning, in paired runs: at half of the MACs, and for a latency target.
 
-    python -m benchmarks.latency [--threads 1] [--only resnet20] [--output benchmarks/results/latency.json]
+    python -m benchmarks.latency [--threads 1] [--only resnet20] [--write]
 
 Every ratio is the median over rounds in which both models run one after the other. On one thread times are the
 processor's own, so other programs on the machine do not add to them; the ratio of wall times stands beside.
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 import graphprune as gp
-from benchmarks.common import machine, table, versions
+from benchmarks.common import header, table, write_results
 from graphprune.budget.pace import Pace
 from graphprune.cost import CostModel
 from graphprune.cost.alignment import favoured_alignment
@@ -82,11 +82,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", nargs="*", default=sorted(TARGETS))
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--write", action="store_true", help="write benchmarks/results/latency.md")
     given = parser.parse_args()
     setting = Setting(threads=given.threads)
-    print(f"favoured alignment here: {favoured_alignment(setting)}", flush=True)
-    rows = []
+    favoured, rows = favoured_alignment(setting), []
     for name in given.only:
         runs = (
             lambda name=name: half(name, 8, setting),
@@ -111,10 +110,13 @@ def main() -> None:
         ]
         for r in rows
     ]
-    print(table(lines, ["model", "target", "align", "wanted", "predicted", "measured", "wall", "ms"]))
-    if given.output:
-        data = {"machine": machine(), "versions": versions(), "threads": given.threads, "rows": rows}
-        given.output.write_text(json.dumps(data, indent=1) + "\n")
+    text = header("Time in onnxruntime after pruning")
+    text += f"\nCPU, {given.threads} thread(s), batch 1; no data. The default alignment and 8 for half of the MACs, the"
+    text += f" measured one for latency targets; here {favoured} is favoured.\n\n"
+    text += table(lines, ["model", "target", "align", "wanted", "predicted", "measured", "wall", "ms"]) + "\n"
+    print(text)
+    if given.write:
+        write_results("latency", text, rows)
 
 
 if __name__ == "__main__":
