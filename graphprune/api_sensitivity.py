@@ -20,6 +20,7 @@ from graphprune.budget.planner import POSITIONS, Planner
 from graphprune.calibration import Calibration
 from graphprune.coupling.groups import DependencyGraph
 from graphprune.data import Samples, given_samples
+from graphprune.data.parts import divided
 from graphprune.data.scripts import is_script
 from graphprune.errors import InputError
 from graphprune.graph.checks import refuse_nan
@@ -66,7 +67,8 @@ def sensitivity(
         samples: How many of them to take (256).
         ratios: Shares of its units that each group loses.
         criterion: What orders the units of a group, see docs/criteria.md.
-        compensate: Let the layers that read a group make up for what left, as recovery will.
+        compensate: Let the layers that read a group make up for what left, as recovery will; they learn from seven
+            eighths of the samples, and outputs are compared on the others.
         seed: Seed of what is drawn.
         preprocess: How images become inputs.
         input_shapes: Sizes of inputs with dynamic axes.
@@ -108,9 +110,10 @@ def sensitivity(
                 place = replace(place, samples=count, preprocess=json.dumps(preprocess))
             setting = replace(setting, place=replace(place, grams=str(home / "grams") if compensate else ""))
         kept = setting.place.grams if setting.place is not None and compensate else None
-        statistics = Calibration(deps, given, seed=seed, positions=POSITIONS, cache=kept, threads=workers.threads)
+        learn, judges = divided(given) if compensate else (given, given)
+        statistics = Calibration(deps, learn, seed=seed, positions=POSITIONS, cache=kept, threads=workers.threads)
         options = {"ratio": 0.5, "criterion": criterion, "seed": seed, "data": statistics}
-        return measured(Planner.from_options(deps, options), given, setting, run, progress)
+        return measured(Planner.from_options(deps, options), judges, setting, run, progress)
 
 
 def _place(graph: Graph, source: Any, data: Any, given: Samples, home: Path) -> Place:

@@ -34,6 +34,16 @@ class Part:
     def __init__(self, samples: Feeds, places: frozenset[int]) -> None:
         self._samples, self._places = samples, places
 
+    @property
+    def name(self) -> str:
+        """What the collection is called."""
+        return str(getattr(self._samples, "name", "the data"))
+
+    @property
+    def count(self) -> int:
+        """Number of samples."""
+        return sum(rows(feed) for feed in self)
+
     def __len__(self) -> int:
         return len(self._places)
 

@@ -14,14 +14,14 @@ import onnx_ir as ir
 
 from graphprune.budget.curves import curves_of
 from graphprune.budget.planner import AUTO, Planner
+from graphprune.calibration import Calibration
 from graphprune.calibration.cache import model_key
 from graphprune.coupling.cut import Mask
-from graphprune.data import Samples
-from graphprune.data.parts import Feeds
+from graphprune.data.parts import Feeds, divided, rows
 from graphprune.errors import InputError
 from graphprune.graph.run import CannotRun
 from graphprune.importance.base import CRITERIA, MEASURED, wants_data
-from graphprune.importance.obs import Grams, read_grams
+from graphprune.importance.obs import read_grams
 from graphprune.recover.evidence import SHARES
 from graphprune.recover.judge import ordered
 from graphprune.sweep.cache import Results, folder
@@ -59,6 +59,7 @@ def measured(
     run: Run,
     progress: Progress = lambda _: None,
     only: Mask | None = None,
+    learned: Calibration | None = None,
 ) -> Sensitivity:
     """What each group of a planner costs when it alone is cut, its units in the order of the planner's criterion.
 
@@ -69,15 +70,17 @@ def measured(
         run: Carries out tasks.
         progress: Called with the name of each group.
         only: bool per unit id: groups that have no such unit are not measured.
+        learned: Statistics that layers make up by for what left; those of the planner by default.
 
     Raises:
         InputError: The model does not run on the data, or a worker finds other files than these.
         GraphPruneError: A group could not be measured.
     """
     deps, notes = planner.deps, list(planner.notes)
+    learned = learned or planner.calibration
     progress("calibrate")
     try:
-        grams = _grams(planner, wanted=setting.compensate or planner.by_curves)
+        grams = read_grams(deps, learned) if learned and (setting.compensate or planner.by_curves) else {}
     except CannotRun as error:
         raise InputError(f"{deps.source.name}: does not run on the data: {error}") from None
     curves = ordered(deps, grams, planner.scores) if planner.by_curves else curves_of(deps, planner.scores)
@@ -85,7 +88,7 @@ def measured(
     if only is not None:
         tasks = [mine if only[g.units].any() else [] for mine, g in zip(tasks, deps.groups, strict=True)]
     digest, content = model_key(deps.source), content_of(data)
-    key = [digest, content, *_compensation(planner, setting)]
+    key = [digest, content, *_compensation(learned, setting)]
     results = Results(folder(setting.cache), key, notes.append)
     flat = [t for mine in tasks for t in mine]
     work: Work
@@ -98,7 +101,7 @@ def measured(
         model=deps.source.name,
         digest=digest,
         data=str(getattr(data, "name", "the data")),
-        samples=int(getattr(data, "count", len(data))),
+        samples=sum(rows(feed) for feed in data),
         criterion=str(planner.recipe["criterion"]),
         seed=int(planner.recipe["seed"]),
         compensated=setting.compensate,
@@ -120,18 +123,11 @@ class _Here:
         return self._bench(task)
 
 
-def _grams(planner: Planner, *, wanted: bool) -> Grams:
-    if not wanted:
-        return {}
-    assert planner.calibration is not None
-    return read_grams(planner.deps, planner.calibration)
-
-
-def _compensation(planner: Planner, setting: Setting) -> list[str]:
+def _compensation(learned: Calibration | None, setting: Setting) -> list[str]:
     """What the weights of compensated cuts depend on."""
-    if not setting.compensate or planner.calibration is None:
+    if not setting.compensate or learned is None:
         return ["as it is"]
-    return ["compensated", content_of(planner.calibration.samples), str(planner.calibration.seed)]
+    return ["compensated", content_of(learned.samples), str(learned.seed)]
 
 
 def asked(how: str | Path | Sensitivity, options: Mapping[str, Any]) -> tuple[Sensitivity | None, dict[str, Any]]:
@@ -184,14 +180,11 @@ def _now(planner: Planner, progress: Progress) -> Sensitivity:
         raise InputError("--sensitivity auto measures on samples: give some with --data")
     if not isinstance(planner.deps.source.source, ir.Model):
         raise InputError("--sensitivity works on ONNX files")
-    data: Feeds = calibration.samples
-    if isinstance(data, Samples):
-        data = data.fewer(SAMPLES)
-    elif len(data) > SAMPLES:
-        data = list(islice(data, SAMPLES))
+    learn, judges = divided(calibration.samples)
+    feeds = list(islice(judges, max(1, SAMPLES // rows(next(iter(judges))))))
     setting = Setting(SHARES, compensate=True)
     with setting.workers.ready() as run:
-        return measured(planner, data, setting, run, progress, _judged(planner))
+        return measured(planner, feeds, setting, run, progress, _judged(planner), calibration.over(learn))
 
 
 def _judged(planner: Planner) -> Mask:

@@ -16,7 +16,7 @@ from graphprune.calibration import Calibration
 from graphprune.calibration.cache import Digest, model_key
 from graphprune.coupling.groups import DependencyGraph, analyze
 from graphprune.data import samples
-from graphprune.data.parts import Feeds
+from graphprune.data.parts import Feeds, divided
 from graphprune.errors import GraphPruneError, InputError
 from graphprune.graph.onnx import load
 from graphprune.graph.run import CannotRun
@@ -76,7 +76,7 @@ class Place:
         shapes: Sizes of inputs with dynamic axes, as pairs.
         allow_io: Patterns of inputs and outputs that may shrink.
         data: Path of the data, or the word random.
-        content: Digest of all its samples.
+        content: Digest of the samples that outputs are compared on.
         samples: Samples to take, None for all.
         seed: Seed of what is drawn.
         preprocess: How images become inputs, JSON.
@@ -151,14 +151,15 @@ def _opened(place: Place) -> Bench:
         raise InputError(f"{place.model}: a worker finds another model there")
     preprocess: Mapping[str, Any] | None = json.loads(place.preprocess)
     data = samples(place.data, graph, limit=place.samples, seed=place.seed, preprocess=preprocess)
-    if content_of(data) != place.content:
+    learn, judges = divided(data) if place.grams else (data, data)
+    if content_of(judges) != place.content:
         raise InputError(f"{place.data}: a worker finds other data there")
     deps = analyze(graph, place.allow_io)
     found: Grams = {}
     if place.grams:
-        kept = Calibration(deps, data, seed=place.seed, positions=POSITIONS, cache=place.grams, threads=place.threads)
+        kept = Calibration(deps, learn, seed=place.seed, positions=POSITIONS, cache=place.grams, threads=place.threads)
         found = read_grams(deps, kept)
-    return Bench(deps, data, found, place.threads)
+    return Bench(deps, judges, found, place.threads)
 
 
 def content_of(data: Feeds) -> str:
