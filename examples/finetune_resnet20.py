@@ -134,7 +134,7 @@ def main() -> None:
     test = pictures(args.images, 0, TEST)
     print(f"original: {accuracy(model, *test):.2f} % of {TEST:,} images")
     start = time.perf_counter()
-    result = gp.prune(model, example_inputs=test[0][:2], macs=args.macs)
+    result = gp.prune(model, example_inputs=test[0][:2], macs=args.macs, align=8)
     macs, params = result.after.macs / result.before.macs, result.after.params / result.before.params
     print(f"pruned in {time.perf_counter() - start:.1f} s: MACs x {macs:.2f}, parameters x {params:.2f}")
     print(result.verdict.text)

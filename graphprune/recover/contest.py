@@ -63,15 +63,16 @@ def settle(planner: Planner, steps: Sequence[str], progress: Callable[[str], Non
     data, files = planner.calibration, isinstance(planner.deps.source.source, ir.Model)
     if planner.allocation != AUTO or planner.curves is None or not planner.limits or data is None or not files:
         return
-    samples, found = few(data, planner.dense.macs), dict[str, float]()
+    samples, found, elastic = few(data, planner.dense.macs), dict[str, float](), planner.elastic
     for name in CONTENDERS:
         progress(f"{name} allocation")
         planner.allocation = name
+        planner.elastic = elastic and name == CONTENDERS[0]  # both in the widths that the solver needs
         try:
             found[name] = lost(planner, planner.units(), samples, steps)
         except (InfeasibleError, NothingToPruneError):
             continue  # whoever carries the plan out will tell
-    planner.allocation = AUTO
+    planner.allocation, planner.elastic = AUTO, elastic
     if len(found) == len(CONTENDERS) and found["uniform"] < found["solver"]:
         planner.allocation = planner.recipe["allocation"] = "uniform"
         planner.notes.append(
