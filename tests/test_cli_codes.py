@@ -86,7 +86,7 @@ def test_a_group_that_does_not_verify_is_left_whole(tmp_path: Path, monkeypatch:
         return model
 
     monkeypatch.setattr(dialect, "rewrite", spoiled)
-    out = done(FASHION, tmp_path / "o.onnx", "--macs", "60%")
+    out = done(FASHION, tmp_path / "o.onnx", "--macs", "60%", "--align", "8")
     assert "left whole because their removal did not verify: body.3.first.0.weight[0]" in out
     assert weights(tmp_path / "o.onnx")["body.3.first.0.weight"].shape[0] == 64
 
