@@ -11,12 +11,12 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import graphprune as gp
+from benchmarks.accuracy.task import made_dir
 from benchmarks.common import header, table, write_results
 from graphprune.budget.pace import Pace
 from graphprune.cost import CostModel
@@ -26,14 +26,13 @@ from graphprune.graph.run import random_feeds
 from graphprune.graph.timing import Setting
 from graphprune.plan import planned_cut
 
-TASKS = Path("~/.cache/graphprune/tasks").expanduser()
 TARGETS = {"mobilenet_v2": 0.57, "resnet50": 0.57, "resnet20": 0.68}  # share of the time to stay at half of the MACs
 Row = dict[str, Any]
 
 
 def half(name: str, align: int | str, setting: Setting) -> Row:
     """A model at half of its MACs: predicted and measured time as shares of the original's."""
-    deps = gp.analyze(TASKS / f"{name}.onnx")
+    deps = gp.analyze(made_dir() / f"{name}.onnx")
     result = gp.prune(deps.source, macs="50%", align=align)
     cost = CostModel(deps)
     pace = Pace(deps, cost, "99%", setting)
@@ -57,7 +56,7 @@ def half(name: str, align: int | str, setting: Setting) -> Row:
 def timed(name: str, share: str, setting: Setting, **more: str) -> Row:
     """A model pruned for a latency, with other targets besides."""
     begun = time.perf_counter()
-    graph = gp.load(TASKS / f"{name}.onnx")
+    graph = gp.load(made_dir() / f"{name}.onnx")
     result = gp.prune(graph, latency=share, threads=setting.threads, **more)
     spent = time.perf_counter() - begun
     feed = random_feeds(graph, 1, 0)[0]

@@ -18,6 +18,7 @@ import graphprune as gp
 from benchmarks.accuracy.task import Feed, Task, stacked
 from benchmarks.accuracy.tasks import TASKS
 from benchmarks.common import Row, header, table, write_results
+from graphprune.budget.pace import aimed
 from graphprune.graph.pairing import paired, ready
 from graphprune.graph.run import random_feeds
 from graphprune.graph.timing import Setting
@@ -50,26 +51,14 @@ def measured(task: Task, data: Feed, held: Feed, told: str, **target: str) -> Ro
 def compare(task: Task, share: str, samples: int) -> list[Row]:
     """The model for a latency, and the one for MACs alone that takes the same time."""
     data, held = task.calibration(samples, 0), task.calibration(samples, HELD)
-    aimed = measured(task, data, held, f"latency {share}", latency=share)
-    found, macs = [], float(aimed["macs"])
+    wanted = measured(task, data, held, f"latency {share}", latency=share)
+    found, macs = [], float(wanted["macs"])
     for _ in range(ROUNDS):
         found.append(measured(task, data, held, f"MACs {macs:.1%}", macs=f"{100 * macs:.3f}%"))
-        apart = found[-1]["latency"] / aimed["latency"]
-        if abs(apart - 1) <= CLOSE:
+        if abs(found[-1]["latency"] / wanted["latency"] - 1) <= CLOSE:
             break
-        macs = _corrected(found, aimed["latency"], macs / apart)
-    return [aimed, min(found, key=lambda row: abs(row["latency"] - aimed["latency"]))]
-
-
-def _corrected(found: list[Row], wanted: float, otherwise: float) -> float:
-    """MACs at which the time should be the wanted one: between two models on both sides of it where there are."""
-    below = [r for r in found if r["latency"] <= wanted]
-    above = [r for r in found if r["latency"] > wanted]
-    if not below or not above:
-        return min(otherwise, 0.98)
-    low, high = max(below, key=lambda r: r["latency"]), min(above, key=lambda r: r["latency"])
-    part = (wanted - low["latency"]) / (high["latency"] - low["latency"])
-    return float(low["macs"] + part * (high["macs"] - low["macs"]))
+        macs = min(aimed([(row["macs"], row["latency"]) for row in found], wanted["latency"]), 0.98)
+    return [wanted, min(found, key=lambda row: abs(row["latency"] - wanted["latency"]))]
 
 
 def main() -> None:

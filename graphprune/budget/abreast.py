@@ -33,9 +33,8 @@ def abreast(parts: Sequence[Part], align: int) -> Iterator[tuple[tuple[Group, ..
     for shared in _axes(narrow):
         nx.add_path(graph, shared)
     for found in nx.connected_components(graph):
-        together = [narrow[i] for i in sorted(found)]
-        levels = _levels(together, align)
-        if 1 < len(together) <= _MOST and len(levels) > 1:
+        together = [narrow[i] for i in sorted(found)] if 1 < len(found) <= _MOST else []
+        if together and len(levels := _levels(together, align)) > 1:
             yield tuple(g for g, _, _ in together), tuple(c for _, c, _ in together), levels
 
 
@@ -55,7 +54,7 @@ def _levels(parts: Sequence[Part], align: int) -> Counts:
 
 def _widths(group: Group, lost: Counts) -> Counts:
     """Positions left on the narrowest axis."""
-    out: Counts = (group.size - lost) * min(m.rows for m in group.members)
+    out: Counts = (group.size - lost) * group.rows
     return out
 
 

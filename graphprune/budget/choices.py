@@ -10,15 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphprune.algebra.axis import Ids
-from graphprune.budget.abreast import Part, abreast
+from graphprune.budget.abreast import Counts, Part, abreast
 from graphprune.budget.curves import Curve, fits
 from graphprune.budget.selection import Bounds, equal_classes, width_bounds
 from graphprune.budget.targets import Constraints
 from graphprune.coupling.cut import Mask
 from graphprune.coupling.groups import DependencyGraph, Group
 from graphprune.errors import InputError
-
-Counts = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -131,8 +129,7 @@ def _joined(single: Sequence[Part], classes: Mapping[str, tuple[str, str]]) -> I
 
 def _step(group: Group, constraints: Constraints) -> int:
     """Units that make the width of the group's narrowest axis a multiple of the alignment, less for small groups."""
-    rows = min(m.rows for m in group.members)
-    step = constraints.align // gcd(constraints.align, rows)
+    step = constraints.align // gcd(constraints.align, group.rows)
     while step > 1 and step > constraints.max_step * group.size:
         step = (step + 1) // 2
     return step

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -243,7 +243,8 @@ class Pace:
         self.best = self.timing if self.leads else replace(self.best, rounds=rounds)
         if self.timing.met or rounds >= ROUNDS or (found.ratio < self.timing.share and share < _LOOSE * self._limited):
             return True
-        limit = int(self._aim(share, found.ratio) * self._whole)
+        self._tried.append((share, found.ratio))
+        limit = int(aimed(self._tried, self.timing.share) * self._whole)
         if limit == self.limit or limit >= self._whole:
             return True
         self.limit = limit
@@ -257,16 +258,21 @@ class Pace:
     def _raced(self, original: Any, model: Any) -> Paired:
         return paired(self._ready(original), self._ready(model), clock=self._setting.clock)
 
-    def _aim(self, predicted: float, measured: float) -> float:
-        """The predicted share at which the measured one should be the target.
 
-        Between two candidates on both sides of it on the line through them, else in proportion.
-        """
-        self._tried.append((predicted, measured))
-        below = [t for t in self._tried if t[1] <= self.timing.share]
-        above = [t for t in self._tried if t[1] > self.timing.share]
-        if below and above:
-            (p0, m0), (p1, m1) = max(below, key=lambda t: t[1]), min(above, key=lambda t: t[1])
-            if p1 > p0 and m1 > m0:
-                return p0 + (p1 - p0) * (self.timing.share - m0) / (m1 - m0)
-        return predicted * self.timing.share / measured
+def aimed(tried: Sequence[tuple[float, float]], wanted: float) -> float:
+    """What should be asked for so that the wanted time is measured.
+
+    Between two tries on both sides of it on the line through them, else in proportion to the last one.
+
+    Args:
+        tried: What was asked for, and the time measured then.
+        wanted: The time.
+    """
+    below = [t for t in tried if t[1] <= wanted]
+    above = [t for t in tried if t[1] > wanted]
+    if below and above:
+        (p0, m0), (p1, m1) = max(below, key=lambda t: t[1]), min(above, key=lambda t: t[1])
+        if p1 > p0 and m1 > m0:
+            return p0 + (p1 - p0) * (wanted - m0) / (m1 - m0)
+    asked, measured = tried[-1]
+    return asked * wanted / measured

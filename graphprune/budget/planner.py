@@ -165,8 +165,7 @@ class Planner:
             raise InputError(f"unknown option {', '.join(sorted(unknown))}")
         constraints = Constraints(**rest)
         scoring |= {"lossless": lossless, "calibration": calibration, "timing": timing, "notes": notes, "whole": whole}
-        scoring["elastic"] = elastic and targets.latency is None
-        return cls(deps, targets, constraints, criterion, seed, **scoring)
+        return cls(deps, targets, constraints, criterion, seed, elastic=elastic and targets.latency is None, **scoring)
 
     def aim(self, targets: Targets) -> None:
         """Take other targets; all that was worked out before stays.
@@ -233,7 +232,7 @@ class Planner:
         if self.lossless:
             return lossless_units(self.deps, self.folding, self.cost, self.constraints, self.allowed)
         units = self._solved()
-        while self.elastic and self._coarse(units) and self._finer():
+        while self._coarse(units) and self._finer():
             units = self._solved()
         if not units.size and not self.deps.source.bypassed:
             raise NothingToPruneError(
@@ -262,9 +261,11 @@ class Planner:
             return self._solved()
 
     def _coarse(self, units: Ids) -> bool:
-        """Whether the widths allowed lead far below every limit, or nowhere."""
+        """Whether the widths allowed lead far below every limit, or nowhere, and finer ones may be tried."""
+        if not self.elastic or not units.size:
+            return self.elastic
         after = asdict(self.cost.costs(self.deps.cut(units).removed))
-        return not units.size or (bool(self.limits) and all(after[k] < _NEAR * v for k, v in self.limits.items()))
+        return bool(self.limits) and all(after[k] < _NEAR * v for k, v in self.limits.items())
 
     def _finer(self) -> bool:
         """Halve an alignment that nobody asked for; False where that is not to be done."""

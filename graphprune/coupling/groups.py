@@ -64,6 +64,11 @@ class Group:
         """Number of units."""
         return len(self.units)
 
+    @property
+    def rows(self) -> int:
+        """Positions that a unit occupies on the narrowest axis."""
+        return min(m.rows for m in self.members)
+
 
 @dataclass(frozen=True, slots=True)
 class Blocked:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Protocol
 
 from graphprune.graph.model import Array
@@ -39,11 +40,6 @@ class Part:
         """What the collection is called."""
         return str(getattr(self._samples, "name", "the data"))
 
-    @property
-    def count(self) -> int:
-        """Number of samples."""
-        return sum(rows(feed) for feed in self)
-
     def __len__(self) -> int:
         return len(self._places)
 
@@ -56,6 +52,11 @@ def divided(samples: Feeds) -> tuple[Part, Part]:
     count = len(samples)
     judges = frozenset(k for k in range(count) if k % _HELD == _HELD - 1 or k == count - 1)
     return Part(samples, frozenset(range(count)) - judges if count > 1 else judges), Part(samples, judges)
+
+
+def first(feeds: Feeds, samples: int, *, least: int = 1) -> list[Feed]:
+    """About so many samples from the start, as whole feeds, ``least`` of them in any case."""
+    return list(islice(feeds, max(least, samples // max(rows(next(iter(feeds))), 1))))
 
 
 def rows(feed: Feed) -> int:

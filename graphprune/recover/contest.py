@@ -7,7 +7,6 @@ seen when they are all cut.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import islice
 
 import numpy as np
 import onnx_ir as ir
@@ -15,9 +14,8 @@ import onnx_ir as ir
 from graphprune.algebra.axis import Ids
 from graphprune.budget.planner import Planner
 from graphprune.calibration import Calibration
-from graphprune.data.parts import Feeds, rows
+from graphprune.data.parts import Feed, Feeds, first
 from graphprune.errors import InfeasibleError, NothingToPruneError
-from graphprune.graph.model import Array
 from graphprune.recover.steps import SLOW, recover
 from graphprune.rewrite.onnx import rewrite
 
@@ -26,16 +24,15 @@ _SAMPLES, _LEAST = 128, 32
 _WORK = 2e11  # multiply-accumulates of one look at all samples
 
 
-def few(calibration: Calibration, macs: int) -> list[dict[str, Array]]:
+def few(calibration: Calibration, macs: int) -> list[Feed]:
     """The first samples, to compare models on; fewer for large models.
 
     Args:
         calibration: All samples.
         macs: Multiply-accumulates of the model, per sample.
     """
-    samples = calibration.samples
     wanted = int(np.clip(_WORK / max(macs, 1), _LEAST, _SAMPLES))
-    return [dict(feed) for feed in islice(samples, max(2, wanted // max(rows(next(iter(samples))), 1)))]
+    return first(calibration.samples, wanted, least=2)
 
 
 def lost(planner: Planner, units: Ids, samples: Feeds, steps: Sequence[str]) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import islice
 
 import numpy as np
 import onnx_ir as ir
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 
 from graphprune.calibration import Calibration
 from graphprune.coupling.groups import DependencyGraph
-from graphprune.data.parts import divided, rows
+from graphprune.data.parts import divided, first
 from graphprune.graph.model import Array
 from graphprune.importance.curve import Curve
 from graphprune.importance.obs import Grams, obs_curves, read_grams
@@ -46,7 +45,7 @@ def judged(
     train, judges = divided(calibration.samples)
     grams = read_grams(deps, calibration.over(train))
     curves = ordered(deps, grams, scores)
-    feeds = list(islice(judges, max(1, _SAMPLES // rows(next(iter(judges))))))
+    feeds = first(judges, _SAMPLES)
     shares = (0.4,) if len(curves) > _MANY else (0.25, 0.5)
     made, _ = bent(deps, curves, _evidence(deps, grams, feeds), shares=shares, progress=progress)
     return made

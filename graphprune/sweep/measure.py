@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,8 @@ from graphprune.budget.planner import AUTO, Planner
 from graphprune.calibration import Calibration
 from graphprune.calibration.cache import model_key
 from graphprune.coupling.cut import Mask
-from graphprune.data.parts import Feeds, divided, rows
+from graphprune.data import Samples
+from graphprune.data.parts import Feeds, divided, first, rows
 from graphprune.errors import InputError
 from graphprune.graph.run import CannotRun
 from graphprune.importance.base import CRITERIA, MEASURED, wants_data
@@ -101,7 +101,7 @@ def measured(
         model=deps.source.name,
         digest=digest,
         data=str(getattr(data, "name", "the data")),
-        samples=sum(rows(feed) for feed in data),
+        samples=data.count if isinstance(data, Samples) else sum(rows(feed) for feed in data),
         criterion=str(planner.recipe["criterion"]),
         seed=int(planner.recipe["seed"]),
         compensated=setting.compensate,
@@ -181,10 +181,9 @@ def _now(planner: Planner, progress: Progress) -> Sensitivity:
     if not isinstance(planner.deps.source.source, ir.Model):
         raise InputError("--sensitivity works on ONNX files")
     learn, judges = divided(calibration.samples)
-    feeds = list(islice(judges, max(1, SAMPLES // rows(next(iter(judges))))))
-    setting = Setting(SHARES, compensate=True)
+    feeds, learned, setting = first(judges, SAMPLES), calibration.over(learn), Setting(SHARES, compensate=True)
     with setting.workers.ready() as run:
-        return measured(planner, feeds, setting, run, progress, _judged(planner), calibration.over(learn))
+        return measured(planner, feeds, setting, run, progress, _judged(planner), learned)
 
 
 def _judged(planner: Planner) -> Mask:
