@@ -7,6 +7,7 @@ import pkgutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,14 @@ from graphprune.rewrite.onnx import rewrite
 from graphprune.verify.compare import Verdict
 from tests.commandline import FASHION, call, done, listing, refused, weights
 from tests.graphs import Builder
+
+
+@pytest.fixture(autouse=True)
+def _ctrl_c_counts() -> Iterator[None]:
+    """A shell that starts jobs in the background lets them ignore SIGINT, and what they start too."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def frozen_model(path: Path) -> Path:

@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import onnx_ir as ir
+
 import graphprune as gp
 from benchmarks.accuracy.peers import onnxsim_rows, torch_pruning_rows
 from benchmarks.accuracy.task import Task, peak_mib
@@ -33,7 +35,7 @@ def summary(result: Any) -> Row:
 
 
 def ours(task: Task, job: Row) -> Row:
-    """Prune with the public verb, then measure the written file.
+    """Prune with the public verb, then measure the written file, and the same plan without recovery.
 
     A job holds "macs", "options" (passed on as they are), "data" (give the calibration samples) and "seed" (of them).
     """
@@ -57,6 +59,8 @@ def ours(task: Task, job: Row) -> Row:
         row |= {"macs": result.after.macs / result.before.macs, "phase": "evaluate", **summary(result)}
         emit(row)
         row["measures"] = task.measures(small)
+        if job["data"] and options.get("recover") != "none":
+            row["after_cut"] = task.measures(ir.to_proto(gp.apply(task.path(), result.plan)))
     return row | {"phase": "end"}
 
 

@@ -3,11 +3,16 @@
 The gradient of the input is a convolution again, with the kernel turned round; with strides the gradient of the output
 is first spread out with zeros between, which for grouped kernels is many times faster in onnxruntime than its
 transposed convolution. Without groups the transposed convolution is used there.
+
+The gradient of a weight is, for every tap of the window, a product over samples and positions; with groups it is a
+convolution again, whose kernel is the gradient of the output.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from onnx import NodeProto
@@ -124,29 +129,53 @@ def _turned(ctx: Any, c: _Conv, weight: str) -> str:
 
 
 def _weight(ctx: Any, c: _Conv, grad: str, x: str) -> str:
+    padded, wide = x, list(c.x[2:])
+    if any(c.begin) or any(c.end):
+        padded = _pad(ctx, x, [0, 0, *c.begin], [0, 0, *c.end])
+        wide = [s + c.begin[a] + c.end[a] for a, s in enumerate(wide)]
+    if c.groups > 1 or (max(c.strides) > 1 and ctx.opset < 10):  # slices had no steps then
+        return _grouped_weight(ctx, c, grad, padded, wide)
+    return _dense_weight(ctx, c, grad, padded)
+
+
+def _dense_weight(ctx: Any, c: _Conv, grad: str, padded: str) -> str:
+    """For every tap (outputs, samples · positions) @ (samples · positions, channels), the taps side by side."""
+    (n, out, *positions), channels = c.y, c.x[1]
+    axes, rest = [1 + a for a in c.window], [2 + a for a in c.window]
+    count = n * math.prod(positions)
+    left = ctx.b.op("Transpose", [grad], perm=[1, 0, *rest])
+    left = ctx.b.op("Reshape", [left, ctx.b.ints([out, count])])
+    data = ctx.b.op("Transpose", [padded], perm=[0, *rest, 1])
+    taps = []
+    for tap in product(*(range(k) for k in c.w[2:])):
+        starts = [c.dilations[a] * tap[a] for a in c.window]
+        ends = [starts[a] + (positions[a] - 1) * c.strides[a] + 1 for a in c.window]
+        if max(c.strides) > 1:
+            bounds = [ctx.b.ints(numbers) for numbers in (starts, ends, axes, c.strides)]
+            seen = ctx.b.op("Slice", [data, *bounds], stem="tap")
+        else:
+            seen = ctx.slice(data, starts, ends, axes, stem="tap")
+        right = ctx.b.op("Reshape", [seen, ctx.b.ints([count, channels])])
+        taps.append(ctx.b.op("Reshape", [ctx.b.op("MatMul", [left, right]), ctx.b.ints([out, channels, 1])]))
+    return str(ctx.b.op("Reshape", [ctx.b.op("Concat", taps, axis=2), ctx.b.ints(c.w)], stem="a_kernel"))
+
+
+def _grouped_weight(ctx: Any, c: _Conv, grad: str, padded: str, wide: list[int]) -> str:
     """Correlation of the padded input with the gradient, both with samples and channels exchanged.
 
     Groups take part as groups of a convolution over (group, sample) channels: input (channels of a group, groups ·
     samples, …), kernel (groups · outputs, samples, …).
     """
-    n, channels, out = c.x[0], c.x[1], c.y[1]
-    inner, per = channels // c.groups, out // c.groups
-    window = c.x[2:]
-    pads = [0, 0, *c.begin], [0, 0, *c.end]
-    padded, wide = x, list(window)
-    if any(c.begin) or any(c.end):
-        padded = _pad(ctx, x, *pads)
-        wide = [s + c.begin[a] + c.end[a] for a, s in enumerate(window)]
-    rest = list(range(3, 3 + len(window)))
+    n, inner = c.x[0], c.x[1] // c.groups
+    rest = list(range(3, 3 + len(wide)))
     data = ctx.b.op("Reshape", [padded, ctx.b.ints([n, c.groups, inner, *wide])])
     data = ctx.b.op("Transpose", [data], perm=[2, 1, 0, *rest])
     data = ctx.b.op("Reshape", [data, ctx.b.ints([inner, c.groups * n, *wide])])
-    kernel = ctx.b.op("Transpose", [grad], perm=[1, 0, *range(2, 2 + len(window))])
+    kernel = ctx.b.op("Transpose", [grad], perm=[1, 0, *range(2, 2 + len(wide))])
     made = ctx.b.op("Conv", [data, kernel], stem="a_kernel", strides=c.dilations, dilations=c.strides, group=c.groups)
-    starts, ends = [0] * len(window), list(c.w[2:])
-    cut = ctx.slice(made, starts, ends, list(range(2, 2 + len(window))), stem="a_kernel")
-    assert per * c.groups == out
-    return str(ctx.b.op("Transpose", [cut], perm=[1, 0, *range(2, 2 + len(window))], stem="a_kernel"))
+    starts, ends = [0] * len(wide), list(c.w[2:])
+    cut = ctx.slice(made, starts, ends, list(range(2, 2 + len(wide))), stem="a_kernel")
+    return str(ctx.b.op("Transpose", [cut], perm=[1, 0, *range(2, 2 + len(wide))], stem="a_kernel"))
 
 
 def _pad(ctx: Any, value: str, before: list[int], after: list[int]) -> str:

@@ -36,7 +36,7 @@ from graphprune.verify.inner import box, exposed, present
 
 _STEPS = 300
 _EPOCHS = 40
-_WORK = 4e12  # multiply-accumulates
+_WORK = 1.5e12  # multiply-accumulates
 _WARM = 0.05  # share of the steps in which the rate rises
 _RATE = 1e-2  # of a tensor's root mean square, at its highest
 _LOOK = 10  # steps whose mean loss shows whether it goes well
