@@ -1,6 +1,6 @@
 """Criterion x recovery, with and without data: the figures from which the defaults follow.
 
-python -m benchmarks.accuracy.ablation [PATTERN] [--criteria l2,obs] [--recover "none;refit"] [--write]
+python -m benchmarks.accuracy.ablation [PATTERN] [--criteria l2,obs] [--recover "none;refit"] [--no-data none] [--write]
 """
 
 from __future__ import annotations
@@ -53,14 +53,16 @@ def seeded(job: dict[str, object], seed: int) -> dict[str, object]:
 
 def columns(options: argparse.Namespace) -> Iterable[tuple[bool, str]]:
     """With data or not, and the recovery."""
-    return [(data, recover) for data in (False, True) for recover in options.recover.split(";")]
+    without = [(False, recover) for recover in options.no_data.split(";") if recover]
+    return without + [(True, recover) for recover in options.recover.split(";")]
 
 
 def main() -> None:
     options_parser = parser("Criteria and recoveries against each other.")
     options_parser.add_argument("--seeds", type=int, default=1, help="calibration sets")
     options_parser.add_argument("--criteria", default="", help="names with commas between; all by default")
-    options_parser.add_argument("--recover", default="none;refit", help="recoveries with semicolons between")
+    options_parser.add_argument("--recover", default="none;refit", help="recoveries, semicolons between")
+    options_parser.add_argument("--no-data", default="none;merge", help="recoveries where there is no data")
     options = options_parser.parse_args()
     report, parts = Report(), [header("Criterion x recovery")]
     names = ["criterion", *(f"{'data' if data else 'no data'}, {recover}" for data, recover in columns(options))]
