@@ -217,20 +217,29 @@ def onnxsim_rows(task: Task, target: float, emit: Emit) -> Row:
         simple, _ = onnxsim.simplify(copy.deepcopy(original))
     feeds = task.feeds(task.samples)
     limit = target * file_macs(original)
+    cuts = {}
     for whole in (True, False):
         for source, form in ((original, ""), (simple, ", simplified")):
             label = f"Wanda, {'global' if whole else 'uniform'}{form}"
             try:
-                row["tried"][label] = _onnxsim_row(task, source, limit, feeds, whole=whole)
+                row["tried"][label], pruned = _onnxsim_cut(task, source, limit, feeds, whole=whole)
             except Exception as error:
-                row["tried"][label] = {"failed": f"{type(error).__name__}: {short(error)}"}
+                row["tried"][label], pruned = {"failed": f"{type(error).__name__}: {short(error)}"}, None
             emit(row)
-            if "plain" in row["tried"][label]:
+            if pruned is not None:
+                cuts[label] = source, pruned
                 break
+    for label, (source, pruned) in cuts.items():  # some recoveries take very long: all cuts are measured before
+        recovered = row["tried"][label]["recovered"] = {}
+        for name, measures in _onnxsim_recovered(task, source, pruned, feeds):
+            recovered[name] = measures
+            emit(row)
     return row
 
 
-def _onnxsim_row(task: Task, original: onnx.ModelProto, limit: float, feeds: list[Feed], *, whole: bool) -> Row:
+def _onnxsim_cut(
+    task: Task, original: onnx.ModelProto, limit: float, feeds: list[Feed], *, whole: bool
+) -> tuple[Row, onnx.ModelProto | None]:
     import onnxsim
 
     broken: list[str] = []
@@ -250,16 +259,14 @@ def _onnxsim_row(task: Task, original: onnx.ModelProto, limit: float, feeds: lis
 
     ratio = bisect(macs, limit, 0.0, 0.95, steps=8)
     if ratio is None:
-        return {"failed": f"its MACs stay at {macs(0.95) / file_macs(original):.2f} of the original's or more"}
+        return {"failed": f"its MACs stay at {macs(0.95) / file_macs(original):.2f} of the original's or more"}, None
     if broken and macs(ratio) == 0:
-        return {"failed": f"writes a file that cannot be read: {broken[-1]}"}
+        return {"failed": f"writes a file that cannot be read: {broken[-1]}"}, None
     pruned = small(ratio, few)
     told = _defect(task, pruned, feeds[0])
     if told:
-        return {"ratio": ratio, "failed": f"writes a broken file: {told}"}
-    found: Row = {"ratio": ratio, "macs": file_macs(pruned) / file_macs(original), "plain": task.measures(pruned)}
-    found["recovered"] = _onnxsim_recovered(task, original, pruned, feeds)
-    return found
+        return {"ratio": ratio, "failed": f"writes a broken file: {told}"}, None
+    return {"ratio": ratio, "macs": file_macs(pruned) / file_macs(original), "plain": task.measures(pruned)}, pruned
 
 
 def _defect(task: Task, model: onnx.ModelProto, feed: Feed) -> str:
@@ -269,7 +276,10 @@ def _defect(task: Task, model: onnx.ModelProto, feed: Feed) -> str:
         return defect(task.path(), path, [{k: v[:2] if k not in ("h", "c") else v for k, v in feed.items()}])
 
 
-def _onnxsim_recovered(task: Task, original: onnx.ModelProto, pruned: onnx.ModelProto, feeds: list[Feed]) -> Row:
+def _onnxsim_recovered(
+    task: Task, original: onnx.ModelProto, pruned: onnx.ModelProto, feeds: list[Feed]
+) -> Iterator[tuple[str, Row]]:
+    """Metrics after each recovery, the slowest last."""
     import onnxsim
 
     def refit(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -281,13 +291,10 @@ def _onnxsim_recovered(task: Task, original: onnx.ModelProto, pruned: onnx.Model
     def matched(model: onnx.ModelProto) -> onnx.ModelProto:
         return onnxsim.recover_batch_norm(model, calibration_data=feeds, target_model=original)
 
-    steps = {"finetune": refit, "batch norm": norms, "batch norm, matched": matched}
-    found: Row = {}
-    for name, recover in steps.items():
+    for name, recover in {"batch norm": norms, "batch norm, matched": matched, "finetune": refit}.items():
         try:
             with silent():
                 model = recover(copy.deepcopy(pruned))
-            found[name] = task.measures(model)
+            yield name, task.measures(model)
         except Exception as error:
-            found[name] = {"failed": f"{type(error).__name__}: {short(error, 200)}"}
-    return found
+            yield name, {"failed": f"{type(error).__name__}: {short(error, 200)}"}
