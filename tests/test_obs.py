@@ -191,15 +191,6 @@ def test_a_fitted_file_that_is_another_cut_does_not_verify(tmp_path: Path) -> No
     assert gp.verify(model, tmp_path / "40.onnx", other.plan).passed
 
 
-def test_distillation_brings_the_outputs_closer() -> None:
-    pytest.importorskip("onnx_ad")
-    result = gp.prune(net(), macs="50%", align=1, data=DATA, criterion="l2", recover="distill")
-    assert result.recovery is not None
-    (step,) = result.recovery.steps
-    assert step.kept
-    assert step.error < 0.8 * result.recovery.cut
-
-
 @pytest.mark.parametrize("recover", ["anneal", "refit,anneal"])
 def test_an_unknown_step_is_refused_at_once(recover: str) -> None:
     with pytest.raises(InputError, match="anneal"):

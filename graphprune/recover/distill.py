@@ -30,8 +30,10 @@ from graphprune.graph.bypass import stand_ins
 from graphprune.graph.model import Array, Graph
 from graphprune.graph.onnx import load
 from graphprune.graph.run import Runner
+from graphprune.graph.scopes import constant_tensor
 from graphprune.recover.contents import exchange
 from graphprune.recover.paired import Job, LayerError
+from graphprune.rewrite.values import stored_value
 from graphprune.verify.inner import box, exposed, present
 
 _STEPS = 300
@@ -39,10 +41,11 @@ _EPOCHS = 40
 _WORK = 1.5e12  # multiply-accumulates
 _WARM = 0.05  # share of the steps in which the rate rises
 _RATE = 1e-2  # of a tensor's root mean square, at its highest
-_LOOK = 10  # steps whose mean loss shows whether it goes well
-_WORSE = 2.0  # of the first loss: begin again at a third of the rate
+_LOOK = 10  # steps whose mean shows whether it goes well
+_WORSE = 2.0  # of what the same feeds lost at the start: begin again at a third of the rate
 _TINY = 1e-12
 _FLOATS = ("float", "float32")
+_STORED = ("initializer", "constant")
 
 
 @dataclass
@@ -72,8 +75,9 @@ class _Tensor:
         self.value, self.adam = self.start.copy(), Adam(_TINY)
 
     def learn(self, gradient: Array, rate: float) -> None:
-        """One step of gradient descent."""
-        self.value -= np.float32(rate * self.scale) * self.adam(gradient)
+        """One step of gradient descent, none where the gradient is not finite: a square root has none at zero."""
+        if np.isfinite(gradient).all():
+            self.value -= np.float32(rate * self.scale) * self.adam(gradient)
 
 
 def distill(job: Job, *, steps: int | None = None) -> list[LayerError]:
@@ -84,29 +88,33 @@ def distill(job: Job, *, steps: int | None = None) -> list[LayerError]:
         steps: Steps of gradient descent; by default 300, fewer for large models and few feeds.
 
     Raises:
-        InputError: The model has no gradient, or onnx-ad is not installed.
+        InputError: The model has no gradient, no weight that could learn, or onnx-ad is not installed.
     """
     small = job.small
     if not isinstance(small.source, ir.Model):
         raise InputError(f"{small.name}: distill works on ONNX files; a module can be trained by its own code")
     found = heads(small)
     tensors = list(_tensors(small))
+    if not tensors:
+        raise InputError(f"{small.name}: no layer has a float32 weight of its own that could learn")
     opened = load(_with_inputs(small.source, [t.name for t in tensors]))
     run = gradients_of(opened, [Wanted(t.point, None, "gradient") for t in tensors])
     feeds = list(job.samples)
     targets = list(_targets(job.cut, found, feeds))
     spread = [float(np.var(np.concatenate([t[i].ravel() for t in targets]))) for i in range(len(found))]
+    teacher, lessons = _Teacher(run, tensors, spread), list(zip(feeds, targets, strict=True))
+    first = [teacher.loss(*lesson) for lesson in lessons]
     steps = _affordable(job.cut, feeds) if steps is None else steps
     rng = np.random.default_rng(job.seed)
     order: list[int] = []
-    rate, losses = _RATE, list[float]()
+    rate, seen, losses = _RATE, list[int](), list[float]()
     for step in range(1, steps + 1):
         order = order or list(rng.permutation(len(feeds)))
         k = order.pop()
         share = min(1.0, step / (_WARM * steps)) * 0.5 * (1 + np.cos(np.pi * (step - 1) / steps))
-        losses.append(_step(run, tensors, feeds[k], targets[k], spread, rate * share))
-        if not np.mean(losses[-_LOOK:]) < _WORSE * losses[0]:
-            rate, losses = rate / 3, losses[:1]
+        seen, losses = [*seen, k][-_LOOK:], [*losses, teacher.learn(*lessons[k], rate * share)][-_LOOK:]
+        if not np.mean(losses) < _WORSE * np.mean([first[i] for i in seen]):
+            rate, seen, losses = rate / 3, [], []
             for tensor in tensors:
                 tensor.restart()
         if step % 20 == 0:
@@ -122,22 +130,42 @@ def _affordable(cut: Cut, feeds: Sequence[Feed]) -> int:
     return max(1, min(_STEPS, _EPOCHS * len(feeds), int(_WORK / max(work, 1))))
 
 
-def _step(
-    run: Gradients,
-    tensors: Sequence[_Tensor],
-    feed: Feed,
-    target: Sequence[Array],
-    spread: Sequence[float],
-    rate: float,
-) -> float:
-    """Learn from one feed; the loss before."""
-    given = {**feed, **{t.name: t.value for t in tensors}}
-    made = run.outputs(given)
-    off = [m - t for m, t in zip(made, target, strict=True)]
-    seeds = [(d * (2 / max(s * d.size * len(off), 1e-12))).astype(np.float32) for d, s in zip(off, spread, strict=True)]
-    for tensor, gradient in zip(tensors, run(given, seeds), strict=True):
-        tensor.learn(gradient.astype(np.float32), rate)
-    return float(np.mean([np.mean(d**2) / max(s, 1e-12) for d, s in zip(off, spread, strict=True)]))
+@dataclass(frozen=True)
+class _Teacher:
+    """Lets tensors learn from what the original gives.
+
+    Attributes:
+        run: The gradient graph; tensors are inputs.
+        tensors: What learns.
+        spread: Per head the variance of what the original gives.
+    """
+
+    run: Gradients
+    tensors: Sequence[_Tensor]
+    spread: Sequence[float]
+
+    def loss(self, feed: Feed, target: Sequence[Array]) -> float:
+        """Mean over the heads of the squared error relative to the variance."""
+        return self._loss(self._off(self._given(feed), target))
+
+    def learn(self, feed: Feed, target: Sequence[Array], rate: float) -> float:
+        """One step; the loss before."""
+        given = self._given(feed)
+        off = self._off(given, target)
+        scales = [2 / max(s * d.size * len(off), _TINY) for d, s in zip(off, self.spread, strict=True)]
+        seeds = [(d * scale).astype(np.float32) for d, scale in zip(off, scales, strict=True)]
+        for tensor, gradient in zip(self.tensors, self.run(given, seeds), strict=True):
+            tensor.learn(gradient.astype(np.float32), rate)
+        return self._loss(off)
+
+    def _given(self, feed: Feed) -> Feed:
+        return {**feed, **{t.name: t.value for t in self.tensors}}
+
+    def _off(self, given: Feed, target: Sequence[Array]) -> list[Array]:
+        return [made - wanted for made, wanted in zip(self.run.outputs(given), target, strict=True)]
+
+    def _loss(self, off: Sequence[Array]) -> float:
+        return float(np.mean([np.mean(d**2) / max(s, _TINY) for d, s in zip(off, self.spread, strict=True)]))
 
 
 def _tensors(small: Graph) -> Iterator[_Tensor]:
@@ -146,7 +174,7 @@ def _tensors(small: Graph) -> Iterator[_Tensor]:
         node = layer.linear.node
         for name in (layer.weight, layer.bias):
             weight = small.weights.get(name)
-            if weight is None or weight.dtype not in _FLOATS or weight.origin != "initializer":
+            if weight is None or weight.dtype not in _FLOATS or weight.origin not in _STORED:
                 continue
             reader = node if name in node.inputs else next(n for n in small.nodes if name in n.inputs)
             value = np.array(weight.read(), np.float32)
@@ -156,11 +184,22 @@ def _tensors(small: Graph) -> Iterator[_Tensor]:
 
 
 def _with_inputs(model: ir.Model, names: Sequence[str]) -> ir.Model:
-    """The model with some initializers as inputs."""
+    """The model with some initializers and constants as inputs."""
     out = model.clone()
     for name in names:
-        value = out.graph.initializers.pop(name)
-        value.const_value = None
+        value = stored_value(out, name)
+        node = value.producer()
+        if node is None:
+            out.graph.initializers.pop(name)
+            value.const_value = None
+        else:
+            held = constant_tensor(node)
+            constant, value = (
+                value,
+                ir.Value(name=name, type=ir.TensorType(held.dtype), shape=ir.Shape(held.numpy().shape)),
+            )
+            ir.convenience.replace_all_uses_with(constant, value)
+            out.graph.remove(node, safe=True)
         out.graph.inputs.append(value)
     return out
 
