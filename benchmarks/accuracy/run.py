@@ -22,6 +22,7 @@ from tests.assets import AssetUnavailable
 
 MODULE = "benchmarks.accuracy.measure"
 TIMEOUT = 3600.0
+PEERS = {"torch-pruning": TIMEOUT, "onnxsim": 600.0}  # seconds; onnxsim's own fine-tuning can take hours
 PLAIN, CUT, DEFAULT = "no data", "before recovery", "default"
 VARIANTS: dict[str, Row] = {
     PLAIN: {"options": {"recover": "none"}, "data": False},
@@ -30,8 +31,10 @@ VARIANTS: dict[str, Row] = {
 }
 
 
-def remembered(task: Task, job: Mapping[str, Any], options: argparse.Namespace, *, own: bool = True) -> Row:
-    """A row, measured or remembered."""
+def remembered(
+    task: Task, job: Mapping[str, Any], options: argparse.Namespace, *, own: bool = True, timeout: float = TIMEOUT
+) -> Row:
+    """A row, measured or remembered; `timeout` in seconds."""
     sources = fingerprint()
 
     def stale(row: Row) -> bool:
@@ -40,7 +43,7 @@ def remembered(task: Task, job: Mapping[str, Any], options: argparse.Namespace, 
         return own and not options.keep and row.get("sources") != sources
 
     whole = {"path": str(task.path()), "task": task.name, "samples": task.samples, **job}
-    return cached_job(MODULE, whole, options.timeout, fresh=options.fresh and own, redo=stale)
+    return cached_job(MODULE, whole, min(timeout, options.timeout), fresh=options.fresh and own, redo=stale)
 
 
 def told(row: Row) -> str:
@@ -104,13 +107,13 @@ def best_recovered(row: Row, metric: str) -> tuple[str, float] | None:
 def peers(task: Task, macs: str, options: argparse.Namespace, report: Report) -> dict[str, Row | None]:
     """Rows of the peers; None for one that cannot take the model."""
     rows: dict[str, Row | None] = {}
-    for kind in ("torch-pruning", "onnxsim"):
+    for kind, timeout in PEERS.items():
         place = f"{task.name} at {macs}, {kind}"
         if kind == "torch-pruning" and not task.for_torch:
             report.reasons[f"{task.name}, {kind}: it wants a PyTorch module of convolutions, this is a file"] = None
             rows[kind] = None
             continue
-        row = remembered(task, {"kind": kind, "macs": macs}, options, own=False)
+        row = remembered(task, {"kind": kind, "macs": macs}, options, own=False, timeout=timeout)
         report.data.append({"task": task.name, "macs": macs, "peer": kind, **row})
         if "broken" in row or "failed" in row:
             report.reasons[f"{place}: {told(row)}"] = None
