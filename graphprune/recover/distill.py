@@ -102,26 +102,30 @@ def distill(job: Job, *, steps: int | None = None) -> list[LayerError]:
     feeds = list(job.samples)
     targets = list(_targets(job.cut, found, feeds))
     spread = [float(np.var(np.concatenate([t[i].ravel() for t in targets]))) for i in range(len(found))]
-    teacher, lessons = _Teacher(run, tensors, spread), list(zip(feeds, targets, strict=True))
-    first = [teacher.loss(*lesson) for lesson in lessons]
     steps = _affordable(job.cut, feeds) if steps is None else steps
+    _train(_Teacher(run, tensors, spread), list(zip(feeds, targets, strict=True)), steps, job)
+    for tensor in tensors:
+        exchange(small, tensor.weight, tensor.value)
+    return []
+
+
+def _train(teacher: _Teacher, lessons: Sequence[tuple[Feed, list[Array]]], steps: int, job: Job) -> None:
+    """One lesson, a feed and what the original gives, per step, in an order drawn anew for every round."""
+    first = [teacher.loss(*lesson) for lesson in lessons]
     rng = np.random.default_rng(job.seed)
     order: list[int] = []
     rate, seen, losses = _RATE, list[int](), list[float]()
     for step in range(1, steps + 1):
-        order = order or list(rng.permutation(len(feeds)))
+        order = order or list(rng.permutation(len(lessons)))
         k = order.pop()
         share = min(1.0, step / (_WARM * steps)) * 0.5 * (1 + np.cos(np.pi * (step - 1) / steps))
         seen, losses = [*seen, k][-_LOOK:], [*losses, teacher.learn(*lessons[k], rate * share)][-_LOOK:]
         if not np.mean(losses) < _WORSE * np.mean([first[i] for i in seen]):
             rate, seen, losses = rate / 3, [], []
-            for tensor in tensors:
+            for tensor in teacher.tensors:
                 tensor.restart()
         if step % 20 == 0:
             job.progress(f"{step}/{steps}")
-    for tensor in tensors:
-        exchange(small, tensor.weight, tensor.value)
-    return []
 
 
 def _affordable(cut: Cut, feeds: Sequence[Feed]) -> int:
