@@ -62,7 +62,7 @@ def main() -> None:
     options_parser.add_argument("--seeds", type=int, default=1, help="calibration sets")
     options_parser.add_argument("--criteria", default="", help="names with commas between; all by default")
     options_parser.add_argument("--recover", default="none;refit", help="recoveries, semicolons between")
-    options_parser.add_argument("--no-data", default="none;merge", help="recoveries where there is no data")
+    options_parser.add_argument("--no-data", default="none", help="recoveries where there is no data")
     options = options_parser.parse_args()
     report, parts = Report(), [header("Criterion x recovery")]
     names = ["criterion", *(f"{'data' if data else 'no data'}, {recover}" for data, recover in columns(options))]
