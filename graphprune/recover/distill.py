@@ -30,7 +30,6 @@ from graphprune.graph.bypass import stand_ins
 from graphprune.graph.model import Array, Graph
 from graphprune.graph.onnx import load
 from graphprune.graph.run import Runner
-from graphprune.graph.scopes import constant_tensor
 from graphprune.recover.contents import exchange
 from graphprune.recover.paired import Job, LayerError
 from graphprune.rewrite.values import stored_value
@@ -97,7 +96,7 @@ def distill(job: Job, *, steps: int | None = None) -> list[LayerError]:
     tensors = list(_tensors(small))
     if not tensors:
         raise InputError(f"{small.name}: no layer has a float32 weight of its own that could learn")
-    opened = load(_with_inputs(small.source, [t.name for t in tensors]))
+    opened = load(_with_inputs(small.source, tensors))
     run = gradients_of(opened, [Wanted(t.point, None, "gradient") for t in tensors])
     feeds = list(job.samples)
     targets = list(_targets(job.cut, found, feeds))
@@ -114,14 +113,15 @@ def _train(teacher: _Teacher, lessons: Sequence[tuple[Feed, list[Array]]], steps
     first = [teacher.loss(*lesson) for lesson in lessons]
     rng = np.random.default_rng(job.seed)
     order: list[int] = []
-    rate, seen, losses = _RATE, list[int](), list[float]()
+    rate, recent = _RATE, list[tuple[float, float]]()  # what feeds lose now, what they lost at the start
     for step in range(1, steps + 1):
         order = order or list(rng.permutation(len(lessons)))
         k = order.pop()
         share = min(1.0, step / (_WARM * steps)) * 0.5 * (1 + np.cos(np.pi * (step - 1) / steps))
-        seen, losses = [*seen, k][-_LOOK:], [*losses, teacher.learn(*lessons[k], rate * share)][-_LOOK:]
-        if not np.mean(losses) < _WORSE * np.mean([first[i] for i in seen]):
-            rate, seen, losses = rate / 3, [], []
+        recent = [*recent, (teacher.learn(*lessons[k], rate * share), first[k])][-_LOOK:]
+        now, start = np.mean(recent, axis=0)
+        if not now < _WORSE * start:
+            rate, recent = rate / 3, []
             for tensor in teacher.tensors:
                 tensor.restart()
         if step % 20 == 0:
@@ -187,24 +187,22 @@ def _tensors(small: Graph) -> Iterator[_Tensor]:
             yield _Tensor(name, weight.source, point, value, scale, value.copy(), Adam(_TINY))
 
 
-def _with_inputs(model: ir.Model, names: Sequence[str]) -> ir.Model:
-    """The model with some initializers and constants as inputs."""
+def _with_inputs(model: ir.Model, tensors: Sequence[_Tensor]) -> ir.Model:
+    """The model with initializers and constants as inputs."""
     out = model.clone()
-    for name in names:
-        value = stored_value(out, name)
+    for tensor in tensors:
+        value = stored_value(out, tensor.name)
         node = value.producer()
         if node is None:
-            out.graph.initializers.pop(name)
+            out.graph.initializers.pop(tensor.name)
             value.const_value = None
-        else:
-            held = constant_tensor(node)
-            constant, value = (
-                value,
-                ir.Value(name=name, type=ir.TensorType(held.dtype), shape=ir.Shape(held.numpy().shape)),
-            )
-            ir.convenience.replace_all_uses_with(constant, value)
-            out.graph.remove(node, safe=True)
-        out.graph.inputs.append(value)
+            out.graph.inputs.append(value)
+            continue
+        kind, shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(tensor.value.shape)
+        opened = ir.Value(name=tensor.name, type=kind, shape=shape)
+        ir.convenience.replace_all_uses_with(value, opened)
+        out.graph.remove(node, safe=True)
+        out.graph.inputs.append(opened)
     return out
 
 
