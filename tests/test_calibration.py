@@ -238,7 +238,7 @@ def test_what_does_not_fit_is_summed_in_further_passes() -> None:
     feeds = Counted(feeds_of(deps))
     seen: list[tuple[int, int]] = []
     once = Calibration(deps, feeds_of(deps)).grams(layers(deps))
-    several = Calibration(deps, feeds, memory=300_000, progress=lambda *n: seen.append(n)).grams(layers(deps))
+    several = Calibration(deps, feeds, memory=600_000, progress=lambda *n: seen.append(n)).grams(layers(deps))
     count = feeds.passes - 1  # one for the sizes of the first feed
     assert 1 < count < len(once)
     assert seen == [(n + 1, 5 * count) for n in range(5 * count)]

@@ -18,7 +18,7 @@ from graphprune.calibration.grams import Gram, Source
 from graphprune.calibration.labels import class_head, classes_of
 from graphprune.calibration.moments import Moments, MomentSums
 from graphprune.calibration.passes import GramJob, Job, MomentJob, carry_out, dealt
-from graphprune.calibration.sources import channel_source, layer_source
+from graphprune.calibration.sources import CHUNK_BYTES, channel_source, layer_source
 from graphprune.calibration.values import HIDDEN, Values, values_of
 from graphprune.coupling.groups import DependencyGraph
 from graphprune.data.parts import Feeds
@@ -28,6 +28,7 @@ from graphprune.graph.model import Array
 Axes = int | tuple[int, ...]
 Place = tuple[str, Axes]
 Progress = Callable[[int, int], None]
+_BESIDE = 1.35  # the runtime's memory over that of the values read: others, and what it asks for ahead
 K = TypeVar("K", bound=Hashable)
 J = TypeVar("J", bound=Job)
 
@@ -38,8 +39,9 @@ class Calibration:
     Args:
         deps: The original model.
         samples: Feeds, a dictionary per run of the model. They have been checked against it.
-        memory: Bytes for the sums of one pass over the data and the values that one feed gives for them; what does
-            not fit is summed in further passes. Results beyond as many bytes are kept in files and mapped.
+        memory: Bytes for one pass over the data: sums, the values that one feed gives for them, and what it takes to
+            run the model; what does not fit is summed in further passes. Results beyond half as many bytes are
+            kept in files and mapped.
         seed: Seed of the positions that are drawn.
         positions: Positions per layer that Gram matrices are summed over at most, drawn evenly from all feeds; all
             when None.
@@ -174,11 +176,17 @@ class Calibration:
             return 1.0
         return max(float(np.size(feed[n])) / math.prod(probed[n]) for n in known)
 
+    @cached_property
+    def _aside(self) -> int:
+        """Bytes of a pass that neither sums nor values take: rows of a layer, and the weights where they are run."""
+        weights = sum(math.prod(w.shape) for w in self.deps.source.weights.values())
+        return min(3 * CHUNK_BYTES + 2 * 4 * weights, self._memory // 2)
+
     def _size(self, name: str) -> int:
-        """Bytes that a value takes for a feed, about."""
+        """Bytes that a value takes for a feed, about, with what the runtime holds beside it."""
         value = self.deps.source.values.get(name)
         shape = value.shape if value is not None else None
-        return int(4 * math.prod(abs(n) for n in shape) * self._growth) if shape else 0
+        return int(_BESIDE * 4 * math.prod(abs(n) for n in shape) * self._growth) if shape else 0
 
     def _moment_job(self, name: str, axes: Axes) -> MomentJob:
         return MomentJob(repr(("moments", name, _tuple(axes))), name, MomentSums(_tuple(axes)))
@@ -207,7 +215,7 @@ class Calibration:
             if missing:
                 raise InputError(f"{self.deps.source.name}: value {missing[0]!r} cannot be read from outside")
         places: dict[int, tuple[K, J]] = {id(job): (place, job) for place, job in todo.items()}
-        groups = list(dealt(list(todo.values()), self._size, self._memory))
+        groups = list(dealt(list(todo.values()), self._size, self._memory - self._aside))
         feeds = len(self.samples)
         cache = None if self._cache is None else (self._cache, self._identity)
         for number, jobs in enumerate(groups):
@@ -222,7 +230,7 @@ class Calibration:
         """The matrix in memory, or in a mapped file where there are many."""
         size = gram.matrix.nbytes
         held = self._held
-        if held[0] + size <= self._memory:
+        if held[0] + size <= self._memory // 2:
             held[0] += size
             finalize(gram, _give_back, held, size)
             return gram

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import LinAlgError, cho_factor, cho_solve
+from scipy.linalg import LinAlgError, blas, cho_factor, cho_solve, lapack
 
 from graphprune.graph.model import Array
 
@@ -19,6 +19,21 @@ def solved(matrix: Real, right: Real) -> Real:
         return np.asarray(cho_solve(cho_factor(matrix, lower=True, check_finite=False), right, check_finite=False))
     except LinAlgError:
         return np.asarray(np.linalg.lstsq(matrix, right, rcond=None)[0])
+
+
+def inverse(matrix: Real) -> Real:
+    """The inverse of a symmetric positive matrix; by least squares where rounding left it without one."""
+    factor, bad = lapack.dpotrf(matrix.T, lower=True)  # column major and symmetric: .T saves a copy
+    if bad:
+        return np.asarray(np.linalg.pinv(matrix, hermitian=True))
+    made: Real = lapack.dpotri(factor, lower=True, overwrite_c=True)[0].T
+    np.copyto(made, made.T, where=np.tri(len(made), k=-1, dtype=bool))
+    return made
+
+
+def minus_product(matrix: Real, left: Real, right: Real) -> Real:
+    """The matrix (n, n) less the product left · right, (n, k) · (k, n); a row-major matrix is overwritten."""
+    return np.asarray(blas.dgemm(-1.0, right.T, left.T, beta=1.0, c=matrix.T, overwrite_c=True).T)
 
 
 @dataclass

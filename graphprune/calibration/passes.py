@@ -82,21 +82,21 @@ Job = MomentJob | GramJob
 
 
 def dealt(jobs: Sequence[Job], sizes: Callable[[str], int], memory: int) -> Iterator[list[Job]]:
-    """Jobs in passes whose sums and values take so many bytes at most, one job at least in each.
+    """Jobs in passes whose sums and values fit beside the sums of the passes before, one job at least in each.
 
     Args:
         jobs: All jobs, in graph order.
         sizes: Bytes of a value for one feed.
-        memory: Bytes of a pass.
+        memory: Bytes of a pass; sums of earlier ones are held in half of it at most.
     """
     held: list[Job] = []
     names: set[str] = set()
-    total = 0
+    total, before = 0, 0
     for job in jobs:
-        new = set(job.values) - names
-        more = job.bytes + sum(sizes(n) for n in new)
-        if held and total + more > memory:
+        more = job.bytes + sum(sizes(n) for n in set(job.values) - names)
+        if held and total + more > memory - min(before, memory // 2):
             yield held
+            before += sum(j.bytes for j in held)
             held, names, total = [], set(), 0
             more = job.bytes + sum(sizes(n) for n in job.values)
         held.append(job)

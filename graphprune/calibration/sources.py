@@ -17,6 +17,7 @@ from graphprune.folding.linear import Linear, linear
 from graphprune.graph.model import Array, Graph, Node
 
 _CHUNK = 1 << 24  # elements unfolded at once
+CHUNK_BYTES = 4 * _CHUNK
 _RECURRENT = ("LSTM", "GRU", "RNN")
 
 

@@ -54,6 +54,7 @@ class Runner:
         options.intra_op_num_threads = threads
         # Else the runtime may round activations to 8 bits in front of block-quantised weights, in one model only.
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+        options.enable_mem_pattern = False  # a second plan for every new shape: several GiB where values are read
         if trace:
             options.enable_profiling, options.profile_file_prefix = True, trace
         level = ort.GraphOptimizationLevel

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from graphprune.algebra.axis import Ids
 from graphprune.calibration import Calibration, Gram
 from graphprune.calibration.layers import Layer, Norm, layers, matrix
-from graphprune.calibration.normal import Real, solved
+from graphprune.calibration.normal import Real, inverse, minus_product, solved
 from graphprune.coupling.groups import DependencyGraph, Group
 from graphprune.importance.curve import Curve
 
@@ -29,6 +29,7 @@ _DAMPING = 1e-3
 _LEAST = 1e-8
 _PICKS = 64  # steps in which a group empties
 _WIDEST = 6144  # inputs of a layer beyond which they count as uncorrelated
+_SPARSE = 0.8  # share of a layer's inputs that is still there when the others are dropped from its matrices
 
 
 @dataclass
@@ -38,8 +39,8 @@ class Site:
     Attributes:
         inverse: Inverse of the damped covariance of its inputs, shape (f, f); its diagonal, (f,), for wide layers.
         weight: Shape (f, outputs), scaled so that squares are shares of the energy of the layer's output.
-        columns: Per unit its columns, shape (units, b); None for units of other places.
-        units: The units of the rows of ``columns``.
+        units: The units that it reads and that have not left, ascending.
+        columns: Of each its columns, shape (units, b).
     """
 
     inverse: Real
@@ -47,34 +48,45 @@ class Site:
     units: Ids
     columns: NDArray[np.int64]
 
+    def __post_init__(self) -> None:
+        self._stays = np.ones(len(self.weight), bool)
+
     def losses(self, units: Ids) -> Real:
         """What each unit's removal costs now, shape (units,)."""
         out = np.zeros(len(units))
-        where = np.searchsorted(self.units, units)
-        held = (where < len(self.units)) & (self.units[np.minimum(where, len(self.units) - 1)] == units)
-        cols = self.columns[where[held]]
+        held = np.isin(units, self.units)
+        cols = self.columns[np.searchsorted(self.units, units[held])]
         w = self.weight[cols]
         if self.inverse.ndim == 1:
             out[held] = (w**2 / self.inverse[cols][:, :, None]).sum(axis=(1, 2))
         else:
             block = self.inverse[cols[:, :, None], cols[:, None, :]]
-            out[held] = np.einsum("ubo,ubo->u", w, np.linalg.solve(block, w))
+            out[held] = (w * np.linalg.solve(block, w)).sum(axis=(1, 2))
         return out
 
     def remove(self, units: Ids) -> None:
         """Take units out; the weights of the others make up for them."""
-        where = np.flatnonzero(np.isin(self.units, units))
-        cols = self.columns[where].ravel()
+        gone = np.isin(self.units, units)
+        cols = self.columns[gone].ravel()
         if not len(cols):
             return
+        self.units, self.columns = self.units[~gone], self.columns[~gone]
         if self.inverse.ndim == 2:
-            gain = np.linalg.solve(self.inverse[np.ix_(cols, cols)], self.inverse[cols]).T
-            self.weight -= gain @ self.weight[cols]
-            self.inverse -= gain @ self.inverse[cols]
-            self.inverse[cols] = 0.0
-            self.inverse[:, cols] = 0.0
-            self.inverse[cols, cols] = 1.0
-        self.weight[cols] = 0.0
+            rows = self.inverse[cols]
+            gain = np.asarray(np.linalg.solve(rows[:, cols], rows), np.float64)
+            self.weight -= gain.T @ self.weight[cols]
+            self.inverse = minus_product(self.inverse, rows.T, gain)
+        self._stays[cols] = False
+        if np.count_nonzero(self._stays) < _SPARSE * len(self._stays):
+            self._shrink()
+
+    def _shrink(self) -> None:
+        """Drop the inputs that have left: nothing reads them any more."""
+        stays = np.flatnonzero(self._stays)
+        self.columns = (np.cumsum(self._stays) - 1)[self.columns]
+        self.weight = self.weight[stays]
+        self.inverse = self.inverse[np.ix_(stays, stays)] if self.inverse.ndim == 2 else self.inverse[stays]
+        self._stays = self._stays[stays]
 
 
 def obs(deps: DependencyGraph, calibration: Calibration) -> Real:
@@ -147,7 +159,7 @@ def _sites(deps: DependencyGraph, layer: Layer, group: Group, gram: Gram) -> Ite
     groups, inputs, _ = weight.shape
     per = len(labels) // groups
     taps = inputs // per
-    energy = sum(float(np.einsum("io,ij,jo->", w, h, w)) for w, h in zip(weight, covariances, strict=True))
+    energy = sum(float(((h @ w) * w).sum()) for w, h in zip(weight, covariances, strict=True))
     for g, (w, h) in enumerate(zip(weight, covariances, strict=True)):
         mine = labels[g * per : (g + 1) * per]
         places = _places(mine, group.units, taps)
@@ -162,10 +174,12 @@ def _damping(h: Real) -> float:
 
 
 def _inverse(h: Real) -> Real:
-    """Inverse of a damped covariance; of its diagonal alone for wide layers."""
+    """Inverse of a damped covariance, which is overwritten; of its diagonal alone for wide layers."""
     if len(h) > _WIDEST:
         return np.asarray(1.0 / np.maximum(np.diag(h) + _damping(h), _LEAST))
-    return solved(h + _damping(h) * np.eye(len(h)), np.eye(len(h)))
+    places = np.arange(len(h))
+    h[places, places] += _damping(h)
+    return inverse(h)
 
 
 def shiftable(layer: Layer) -> bool:
@@ -186,19 +200,19 @@ def covariance(gram: Gram, *, centred: bool) -> Real:
 
 
 def _shrunk(moments: Real, count: int) -> Real:
-    """What inputs have in common, less what a few positions show by chance; a large share of it where inputs are many.
+    """What inputs have in common less what few positions show by chance, much where inputs are many; overwritten.
 
     Source: Schäfer, Strimmer, "A Shrinkage Approach to Large-Scale Covariance Matrix Estimation", 2005 (target D, with
     the variances of Gaussian data).
     """
-    own = np.diagonal(moments, axis1=1, axis2=2)
-    common = (moments**2).sum(axis=(1, 2)) - (own**2).sum(axis=1)
+    own = np.diagonal(moments, axis1=1, axis2=2).copy()
+    common = np.einsum("gij,gij->g", moments, moments) - (own**2).sum(axis=1)
     chance = (common + own.sum(axis=1) ** 2 - (own**2).sum(axis=1)) / max(count, 1)
     share = np.minimum(chance / np.maximum(common, 1e-30), 1.0)
-    out = np.asarray(moments * (1 - share)[:, None, None])
+    moments *= (1 - share)[:, None, None]
     places = np.arange(moments.shape[1])
-    out[:, places, places] = own
-    return out
+    moments[:, places, places] = own
+    return moments
 
 
 def _places(labels: Ids, units: Ids, taps: int) -> tuple[Ids, NDArray[np.int64]] | None:
