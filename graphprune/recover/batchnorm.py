@@ -34,7 +34,7 @@ def reestimate(job: Job) -> list[LayerError]:
         job.progress("no BatchNormalization reads anything that changed")
         return []
     report = []
-    with Store(job.memory // 2) as store:
+    with Store(job.held) as store:
         dense, pruned = walk_origin(cut.deps.source, samples, store), walk(small, samples, store)
         for norm in todo:
             if dense.makes(norm.made):

@@ -47,7 +47,7 @@ def _corrected(job: Job, *, scaled: bool) -> list[LayerError]:
     cut, small, samples = job.cut, job.small, job.samples
     moved = changed(cut, small)
     report = []
-    with Store(job.memory // 2) as store:
+    with Store(job.held) as store:
         dense, pruned = walk_origin(cut.deps.source, samples, store), walk(small, samples, store)
         todo = [x for x in layers(small) if _open(x, moved) and dense.makes(x.behind)]
         for layer in todo:

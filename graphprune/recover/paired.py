@@ -43,7 +43,7 @@ class Job:
         cut: The removal that led to the pruned model.
         small: The pruned model, loaded; contents of stored tensors of its source are exchanged.
         samples: Calibration data.
-        memory: Bytes of activations to hold; more goes to a temporary folder.
+        memory: Bytes that the step may take.
         seed: Seed of what is drawn.
         progress: Called with the name of what is being looked at.
     """
@@ -54,6 +54,11 @@ class Job:
     memory: int = 2 << 30
     seed: int = 0
     progress: Callable[[str], None] = lambda _: None
+
+    @property
+    def held(self) -> int:
+        """Bytes of activations to hold, more goes to a temporary folder: a feed in work and its sums take the rest."""
+        return self.memory // 8
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ def refit(job: Job) -> list[LayerError]:
     cut, small, samples = job.cut, job.small, job.samples
     moved = changed(cut, small)
     report = []
-    with Store(job.memory // 2) as store:
+    with Store(job.held) as store:
         dense, pruned = walk_origin(cut.deps.source, samples, store, states=True), walk(small, samples, store)
         meant = stand_ins(cut.deps.source).keys()
         open_ = (x for x in _in_order(small) if moved & _read(x) or meant & set(_aims(x)))

@@ -120,7 +120,7 @@ def recover(
         names: Names of steps.
         needed: Whether every step is asked for; otherwise one that cannot be done is told in the report instead of an
             error, and distillation, which takes long, is left out where little is lost.
-        memory: Bytes of activations to hold.
+        memory: Bytes that a step may take.
         seed: Seed of what is drawn.
         progress: Called with the step and the layer.
 
