@@ -136,14 +136,23 @@ class Recogniser(Task):
         texts, images = lines(300, (0,))
         return texts, normalised(images, LINE_WIDTH)
 
+    def _read(self, model: Any) -> list[str]:
+        best = stacked(model, {"x": self._lines[1]}, 10).argmax(2)
+        return [greedy(row, self._characters) for row in best]
+
+    @functools.cached_property
+    def _by_original(self) -> list[str]:
+        return self._read(self.path())
+
     def measures(self, model: Any) -> dict[str, float]:
-        """Share of lines that are read without a mistake, and of characters by edit distance."""
-        texts, images = self._lines
-        best = stacked(model, {"x": images}, 10).argmax(2)
-        read = [greedy(row, self._characters) for row in best]
+        """Shares of lines read without a mistake, of right characters, and of lines read as the original does."""
+        texts, read = self._lines[0], self._read(model)
         wrong = sum(distance(a, b) for a, b in zip(texts, read, strict=True))
-        exact = percent([a == b for a, b in zip(texts, read, strict=True)])
-        return {"exact strings": exact, "characters": max(0.0, 100 * (1 - wrong / sum(map(len, texts))))}
+        return {
+            "exact strings": percent([a == b for a, b in zip(texts, read, strict=True)]),
+            "characters": max(0.0, 100 * (1 - wrong / sum(map(len, texts)))),
+            "agreement": percent([a == b for a, b in zip(self._by_original, read, strict=True)]),
+        }
 
 
 def distance(a: str, b: str) -> int:
