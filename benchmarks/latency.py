@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from benchmarks.common import header, table, write_results
 from graphprune.budget.pace import Pace
 from graphprune.cost import CostModel
 from graphprune.cost.alignment import favoured_alignment
-from graphprune.graph.pairing import paired, ready
+from graphprune.graph.pairing import raced, ready
 from graphprune.graph.run import random_feeds
 from graphprune.graph.timing import Setting
 from graphprune.plan import planned_cut
@@ -38,8 +39,8 @@ def half(name: str, align: int | str, setting: Setting) -> Row:
     pace = Pace(deps, cost, "99%", setting)
     removed = planned_cut(deps, result.plan).removed
     feed = random_feeds(deps.source, 1, 0)[0]
-    first, second = ready(deps.source.source, feed, setting), ready(result.model, feed, setting)
-    found = paired(first, second, clock=setting.clock)
+    both = [partial(ready, source, feed, setting) for source in (deps.source.source, result.model)]
+    found = raced(*both, clock=setting.clock)
     predicted = pace.predicted(removed) / pace.predicted(np.zeros_like(removed))
     return {
         "model": name,
@@ -48,7 +49,7 @@ def half(name: str, align: int | str, setting: Setting) -> Row:
         "wanted": TARGETS[name],
         "predicted": predicted,
         "measured": found.ratio,
-        "wall": paired(first, second, clock=time.perf_counter).ratio,
+        "wall": raced(*both, clock=time.perf_counter).ratio,
         "milliseconds": [1e3 * s for s in found.seconds],
     }
 
@@ -60,8 +61,8 @@ def timed(name: str, share: str, setting: Setting, **more: str) -> Row:
     result = gp.prune(graph, latency=share, threads=setting.threads, **more)
     spent = time.perf_counter() - begun
     feed = random_feeds(graph, 1, 0)[0]
-    first, second = ready(graph.source, feed, setting), ready(result.model, feed, setting)
-    found = paired(first, second, clock=setting.clock)  # once more, apart from the runs that steered the search
+    both = [partial(ready, source, feed, setting) for source in (graph.source, result.model)]
+    found = raced(*both, clock=setting.clock)  # once more, apart from the runs that steered the search
     return {
         "model": name,
         "target": " ".join([*(f"{k} {v}" for k, v in more.items()), f"latency {share}"]),
@@ -69,7 +70,7 @@ def timed(name: str, share: str, setting: Setting, **more: str) -> Row:
         "wanted": float(share.rstrip("%")) / 100,
         "predicted": result.timing.predicted if result.timing else None,
         "measured": found.ratio,
-        "wall": paired(first, second, clock=time.perf_counter).ratio,
+        "wall": raced(*both, clock=time.perf_counter).ratio,
         "milliseconds": [1e3 * s for s in found.seconds],
         "rounds": result.timing.rounds if result.timing else 0,
         "seconds": spent,

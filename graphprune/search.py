@@ -281,5 +281,7 @@ def _rewritten(
         except InfeasibleError:
             if planner.pace is None or planner.pace.timing.measured is None:
                 raise
+            if planner.pace.best.met:
+                break
             raise InfeasibleError(planner.pace.out_of_reach()) from None
     return best or (ready, cut, model)

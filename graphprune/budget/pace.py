@@ -18,13 +18,14 @@ from graphprune.cost.table import load_table, table_latency
 from graphprune.coupling.cut import Mask
 from graphprune.coupling.groups import DependencyGraph
 from graphprune.errors import InputError
-from graphprune.graph.pairing import Paired, alone, paired, ready
+from graphprune.graph.pairing import Paired, alone, raced, ready
 from graphprune.graph.run import CannotRun, random_feeds
 from graphprune.graph.timing import Setting
 
 AUTO = "auto"
 TIMING = ("threads", "provider", "latency_table")  # options that say how and where latency is measured
-CLOSE = 0.05  # how near the target a measured time ends the search
+CLOSE = 0.05  # how near the target a measured time has to come
+_NEAR = 0.02  # how near it ends the search: what is left below could be had for less loss
 ROUNDS = 4
 _LOOSE = 0.97  # share of the limit below which it is another limit that binds
 _UNITS = {"%": 0.01, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6}
@@ -241,7 +242,8 @@ class Pace:
         self.timing = replace(self.timing, predicted=share, measured=found.ratio, rounds=rounds)
         self.leads = self.best.measured is None or self.timing.miss < self.best.miss
         self.best = self.timing if self.leads else replace(self.best, rounds=rounds)
-        if self.timing.met or rounds >= ROUNDS or (found.ratio < self.timing.share and share < _LOOSE * self._limited):
+        loose = found.ratio < self.timing.share and share < _LOOSE * self._limited
+        if self.timing.miss <= _NEAR or rounds >= ROUNDS or loose:
             return True
         self._tried.append((share, found.ratio))
         limit = int(aimed(self._tried, self.timing.share) * self._whole)
@@ -256,7 +258,7 @@ class Pace:
         return self.limit / self._whole
 
     def _raced(self, original: Any, model: Any) -> Paired:
-        return paired(self._ready(original), self._ready(model), clock=self._setting.clock)
+        return raced(lambda: self._ready(original), lambda: self._ready(model), clock=self._setting.clock)
 
 
 def aimed(tried: Sequence[tuple[float, float]], wanted: float) -> float:

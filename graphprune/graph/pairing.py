@@ -16,6 +16,7 @@ from graphprune.graph.timing import Clock, Setting, session, undisturbed
 _PAIRED_SECONDS = 6.0
 _PAIRED_ROUNDS = (15, 400)
 _WARM = 3
+_SESSIONS = 4
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,29 @@ def paired(
         times.append((b - a, c - b) if len(times) % 2 == 0 else (c - b, b - a))
     found = np.maximum(np.array(times), 1e-9)
     return Paired(found[:, 0], found[:, 1])
+
+
+def raced(
+    first: Callable[[], Callable[[], object]],
+    second: Callable[[], Callable[[], object]],
+    *,
+    sessions: int = _SESSIONS,
+    clock: Clock = time.perf_counter,
+) -> Paired:
+    """Time two models in turns in several sessions: by where its memory lies a session can be some percent off.
+
+    Args:
+        first: Opens the first, gives what runs it.
+        second: Opens the second.
+        sessions: How often both are opened anew; time and rounds of :func:`paired` are divided among them.
+        clock: Gives seconds.
+    """
+    least, most = (-(-n // sessions) for n in _PAIRED_ROUNDS)
+    parts = [
+        paired(first(), second(), seconds=_PAIRED_SECONDS / sessions, rounds=(least, most), clock=clock)
+        for _ in range(sessions)
+    ]
+    return Paired(np.concatenate([p.first for p in parts]), np.concatenate([p.second for p in parts]))
 
 
 def _laps(calls: Sequence[Callable[[], object]], clock: Clock) -> tuple[float, float, float]:
