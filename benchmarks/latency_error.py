@@ -27,7 +27,7 @@ from graphprune.graph.timing import Setting
 AT = {"resnet20": ("80%", "70%", "60%"), "mobilenet_v2": ("60%",)}
 ROUNDS, CLOSE, HELD = 4, 0.01, 9  # corrections, how equal times are, and the seed of the samples that judge
 SETTING = Setting(threads=1)
-SESSIONS = 8  # of both models: what two plans differ by is less than what two sessions may differ by
+SESSIONS = (8, 16)  # of both models: what two plans differ by is less than what two sessions may differ by
 
 
 def lost(task: Task, model: Any, held: Feed) -> float:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
+import pytest
 
 import graphprune as gp
 from graphprune.calibration import Calibration
+from graphprune.cost.latency import NAME
 from graphprune.importance.curve import Curve
 from graphprune.recover.contest import lost, settle
 from graphprune.search import prepared
@@ -57,3 +62,33 @@ def test_an_allocation_that_was_asked_for_stays() -> None:
     planner = prepared(gp.analyze(net()), {**OPTIONS, "data": None, "allocation": "global", "criterion": "l2"})
     settle(planner, ["refit"])
     assert planner.allocation == "global"
+
+
+def slow_at_the_start(op: str, shapes: Sequence[Sequence[int]], attributes: Mapping[str, Any]) -> float:
+    """Milliseconds in proportion to the work, three times as many for the layers that see four channels."""
+    return float(np.prod([np.prod(s) for s in shapes])) * (3 if shapes[0][1] == 4 else 1) if op == "Conv" else 0.0
+
+
+@pytest.mark.parametrize("error", [0.5, 2.0])
+def test_a_latency_is_met_by_the_widths_of_macs_where_these_lose_less(
+    monkeypatch: pytest.MonkeyPatch, error: float
+) -> None:
+    def lost(planner: Any, *_: Any) -> float:
+        if planner.allocation == "uniform":
+            return 3.0
+        return 1.0 if NAME in planner.limits else error
+
+    monkeypatch.setattr("graphprune.recover.contest.lost", lost)
+    deps = gp.analyze(net())
+    options = {"latency": "60%", "latency_table": slow_at_the_start, "align": 1, "data": Calibration(deps, DATA)}
+    planner = prepared(deps, options)
+    assert planner.pace is not None
+    assert planner.limits == planner.pace.limits
+    units = planner.units()
+    assert planner.pace.predicted(deps.cut(units).removed) <= planner.pace.limit
+    assert any("MACs are limited" in note for note in planner.notes) == (error < 1)
+    if error < 1:
+        assert planner.pace.work is not None
+        assert planner.cost.costs(deps.cut(units).removed).macs <= planner.pace.work
+    else:
+        assert planner.pace.work is None

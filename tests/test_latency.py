@@ -198,6 +198,17 @@ def test_the_best_candidate_counts() -> None:
     assert pace.best.rounds == pace.timing.rounds
 
 
+def test_a_limit_on_macs_follows_the_limit_on_time() -> None:
+    deps, cost, found = known()
+    pace = Pace(deps, cost, "60%", Setting(), known=found, race=lambda _a, _b: _pair(0.8))
+    assert pace.limits == {"latency": pace.limit}
+    pace.work, before = 10**6, pace.limit
+    pace.predicted = lambda _: before  # type: ignore[method-assign]
+    assert not pace.measure(None, None, np.zeros(1, bool))
+    assert pace.limit < before
+    assert pace.limits == {"latency": pace.limit, "macs": pytest.approx(10**6 * pace.limit / before, rel=1e-5)}
+
+
 def _pair(ratio: float) -> Paired:
     return Paired(np.ones(3), np.full(3, ratio))
 

@@ -154,6 +154,7 @@ class Pace:
     Attributes:
         known: The latency of the model.
         limit: What the predicted time may be now, nanoseconds.
+        work: Multiply-accumulates that may remain besides; follows the limit when that is corrected.
         timing: What the latest candidate came to.
         best: What the best came to.
         leads: Whether the latest is the best.
@@ -187,6 +188,7 @@ class Pace:
         source = setting.provider if table is None else f"table {getattr(table, '__name__', table)}"
         self.timing = Timing(target, seconds, 1.0, provider=source, threads=setting.threads)
         self.limit = int(self._whole * self.timing.share)
+        self.work: int | None = None
         self.best, self.leads = self.timing, True
         self._tried: list[tuple[float, float]] = []
 
@@ -249,8 +251,15 @@ class Pace:
         limit = int(aimed(self._tried, self.timing.share) * self._whole)
         if limit == self.limit or limit >= self._whole:
             return True
+        if self.work is not None:
+            self.work = int(self.work * limit / self.limit)
         self.limit = limit
         return False
+
+    @property
+    def limits(self) -> dict[str, int]:
+        """What the solver has to keep to, by the names of costs."""
+        return {NAME: self.limit} | ({"macs": self.work} if self.work is not None else {})
 
     @property
     def _limited(self) -> float:

@@ -16,7 +16,7 @@ from graphprune.graph.timing import Clock, Setting, session, undisturbed
 _PAIRED_SECONDS = 6.0
 _PAIRED_ROUNDS = (15, 400)
 _WARM = 3
-_SESSIONS = 4
+_SESSIONS = (4, 16)
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def raced(
     first: Callable[[], Callable[[], object]],
     second: Callable[[], Callable[[], object]],
     *,
-    sessions: int = _SESSIONS,
+    sessions: tuple[int, int] = _SESSIONS,
     clock: Clock = time.perf_counter,
 ) -> Paired:
     """Time two models in turns in several sessions: by where its memory lies a session can be some percent off.
@@ -84,14 +84,15 @@ def raced(
     Args:
         first: Opens the first, gives what runs it.
         second: Opens the second.
-        sessions: How often both are opened anew; time and rounds of :func:`paired` are divided among them.
+        sessions: How often both are opened anew, least and most; most for models that are soon timed.
         clock: Gives seconds.
     """
-    least, most = (-(-n // sessions) for n in _PAIRED_ROUNDS)
-    parts = [
-        paired(first(), second(), seconds=_PAIRED_SECONDS / sessions, rounds=(least, most), clock=clock)
-        for _ in range(sessions)
-    ]
+    parts: list[Paired] = []
+    begun = time.monotonic()
+    least, most = (-(-n // sessions[0]) for n in _PAIRED_ROUNDS)
+    while len(parts) < sessions[0] or (len(parts) < sessions[1] and time.monotonic() - begun < _PAIRED_SECONDS):
+        seconds = _PAIRED_SECONDS / sessions[0]
+        parts.append(paired(first(), second(), seconds=seconds, rounds=(least, most), clock=clock))
     return Paired(np.concatenate([p.first for p in parts]), np.concatenate([p.second for p in parts]))
 
 

@@ -12,8 +12,10 @@ import numpy as np
 import onnx_ir as ir
 
 from graphprune.algebra.axis import Ids
+from graphprune.budget.pace import Pace, aimed
 from graphprune.budget.planner import Planner
 from graphprune.calibration import Calibration
+from graphprune.cost.latency import NAME as LATENCY
 from graphprune.data.parts import Feed, Feeds, first
 from graphprune.errors import InfeasibleError, NothingToPruneError
 from graphprune.recover.steps import SLOW, recover
@@ -21,6 +23,7 @@ from graphprune.rewrite.onnx import rewrite
 
 AUTO, CONTENDERS = "auto", ("solver", "uniform")
 _SAMPLES, _LEAST = 128, 32
+_TRIES, _USED = 8, 0.96  # of limits on MACs, and the share of the time that one has to use
 _WORK = 2e11  # multiply-accumulates of one look at all samples
 
 
@@ -49,6 +52,38 @@ def lost(planner: Planner, units: Ids, samples: Feeds, steps: Sequence[str]) -> 
     return recover(cut, rewrite(cut), samples, names, needed=False)[1].error
 
 
+def limit_work(planner: Planner, pace: Pace, better: Callable[[Ids], bool]) -> None:
+    """Limit the MACs too where the widths that MACs alone call for are as fast, by prediction, and lose less.
+
+    Times of small models are predicted within some percent, and their losses are steep in the time.
+
+    Args:
+        planner: Plans under a latency limit.
+        pace: That limit; where it helps it gets a limit on MACs.
+        better: Whether units to remove lose less than what the planner removes now.
+    """
+    limits = planner.limits
+    if "macs" in limits:
+        return
+    macs = planner.cost.costs(planner.deps.cut(planner.units()).removed).macs
+    tried: list[tuple[float, float]] = []
+    try:
+        for _ in range(_TRIES):
+            planner.limits = {k: v for k, v in limits.items() if k != LATENCY} | {"macs": macs}
+            units = planner.units()
+            took = pace.predicted(planner.deps.cut(units).removed)
+            if _USED * pace.limit <= took <= pace.limit:
+                pace.work = macs if better(units) else None
+                break
+            tried.append((macs, took))
+            macs = int(aimed(tried, (1 + _USED) / 2 * pace.limit))
+    except (InfeasibleError, NothingToPruneError):
+        pass  # then time alone decides
+    planner.limits = limits | pace.limits
+    if pace.work is not None:
+        planner.notes.append("the MACs are limited, too: with the same predicted time that lost less")
+
+
 def settle(planner: Planner, steps: Sequence[str], progress: Callable[[str], None] = lambda _: None) -> None:
     """Let a planner that may choose take the same share of every group where that loses less, and say so.
 
@@ -70,6 +105,9 @@ def settle(planner: Planner, steps: Sequence[str], progress: Callable[[str], Non
         except (InfeasibleError, NothingToPruneError):
             continue  # whoever carries the plan out will tell
     planner.allocation, planner.elastic = AUTO, elastic
+    if planner.pace is not None and found and min(found, key=found.__getitem__) == "solver":
+        progress("allocation by MACs")
+        limit_work(planner, planner.pace, lambda units: lost(planner, units, samples, steps) < found["solver"])
     if len(found) == len(CONTENDERS) and found["uniform"] < found["solver"]:
         planner.allocation = planner.recipe["allocation"] = "uniform"
         planner.notes.append(
