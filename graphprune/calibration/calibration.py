@@ -179,8 +179,7 @@ class Calibration:
     @cached_property
     def _aside(self) -> int:
         """Bytes of a pass that neither sums nor values take: rows of a layer, and the weights where they are run."""
-        weights = sum(math.prod(w.shape) for w in self.deps.source.weights.values())
-        return min(3 * CHUNK_BYTES + 2 * 4 * weights, self._memory // 2)
+        return min(3 * CHUNK_BYTES + 2 * 4 * self.deps.source.parameters(), self._memory // 2)
 
     def _size(self, name: str) -> int:
         """Bytes that a value takes for a feed, about, with what the runtime holds beside it."""

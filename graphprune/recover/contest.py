@@ -105,12 +105,12 @@ def settle(planner: Planner, steps: Sequence[str], progress: Callable[[str], Non
         except (InfeasibleError, NothingToPruneError):
             continue  # whoever carries the plan out will tell
     planner.allocation, planner.elastic = AUTO, elastic
-    if planner.pace is not None and found and min(found, key=found.__getitem__) == "solver":
-        progress("allocation by MACs")
-        limit_work(planner, planner.pace, lambda units: lost(planner, units, samples, steps) < found["solver"])
     if len(found) == len(CONTENDERS) and found["uniform"] < found["solver"]:
         planner.allocation = planner.recipe["allocation"] = "uniform"
         planner.notes.append(
             f"all groups lose the same share: {found['uniform']:.3g} of the outputs is lost by that, "
             f"{found['solver']:.3g} by what the solver chose"
         )
+    elif planner.pace is not None and "solver" in found:
+        progress("allocation by MACs")
+        limit_work(planner, planner.pace, lambda units: lost(planner, units, samples, steps) < found["solver"])
