@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
-from graphprune.algebra.axis import Ids
 from graphprune.budget.pace import Timing
 from graphprune.budget.planner import Planner
 from graphprune.budget.translate import translated
+from graphprune.candidates import rewritten
 from graphprune.cost.model import CostModel, Costs, whole_costs
 from graphprune.coupling.cut import Cut
 from graphprune.coupling.groups import DependencyGraph, analyze
 from graphprune.data import Samples
 from graphprune.depth.choice import deepened
 from graphprune.depth.option import read_depth
-from graphprune.dialect import Dialect, dialect_of
+from graphprune.dialect import dialect_of
 from graphprune.errors import InfeasibleError, InputError, NothingToPruneError, VerificationError
 from graphprune.folding.analysis import Folding
 from graphprune.graph.bypass import bypassed
@@ -207,7 +206,7 @@ def search(
         VerificationError: The result could not be proved right.
     """
     planner, dialect = planner or prepared(deps, options, progress), dialect_of(deps.source)
-    deps = planner.deps
+    deps, steps = planner.deps, step_names(options.get("recover", AUTO))
     frozen: list[str] = []
     verdict: Verdict | None = None
     for _ in range(_ROUNDS):
@@ -219,7 +218,7 @@ def search(
                 raise
             failed = f"{verdict.text}; without {', '.join(frozen)}: {error}"
             raise VerificationError(f"{deps.source.name}: the pruned model {failed}; nothing was written") from None
-        ready, cut, model = _rewritten(planner, dialect, units, progress, check=check)
+        _, ready, cut, model = rewritten(planner, units, steps, progress, check=check)
         after = planner.cost.costs(cut.removed)
         if not check:
             return Result(model, ready, deps, planner.dense, after, None, folded=cut.folded, **_told(planner))
@@ -254,34 +253,3 @@ def _told(planner: Planner) -> dict[str, Any]:
     if timing is not None and timing.measured is not None and timing.missed:
         notes.append(f"latency: measured at {timing.measured:.1%}, not at the {timing.share:.1%} asked for")
     return {"notes": tuple(notes), "timing": timing}
-
-
-def _rewritten(
-    planner: Planner, dialect: Dialect, units: Ids, progress: Progress, *, check: bool
-) -> tuple[Plan, Cut, Any]:
-    """Plan and model for a choice of units; chosen again where the file misses a size or a latency target."""
-    progress("rewrite")
-    best: tuple[Plan, Cut, Any] | None = None
-    for _ in range(_ROUNDS):
-        cut = planner.folding.folded(planner.deps.cut(units))
-        model = dialect.rewrite(cut)
-        ready = planner.write(units)
-        dialect.stamp(model, ready, verified=check)
-        if not planner.tighten(partial(dialect.file_bytes, model)):
-            if planner.pace is None:
-                return ready, cut, model
-            progress("measure")
-            done = planner.timed(model, cut.removed)
-            if best is None or planner.pace.leads:
-                best = ready, cut, model
-            if done:
-                break
-        try:
-            units = planner.units()
-        except InfeasibleError:
-            if planner.pace is None or planner.pace.timing.measured is None:
-                raise
-            if planner.pace.best.met:
-                break
-            raise InfeasibleError(planner.pace.out_of_reach()) from None
-    return best or (ready, cut, model)

@@ -34,6 +34,7 @@ FLOW = [
     "report",
     "integrations",
     "dialect",
+    "candidates",
     "search",
     "checkpoints",
     "api_torch",

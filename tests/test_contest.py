@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 import graphprune as gp
+from graphprune.budget.planner import Planner
 from graphprune.calibration import Calibration
-from graphprune.cost.latency import NAME
 from graphprune.importance.curve import Curve
 from graphprune.recover.contest import lost, settle
+from graphprune.recover.rivals import rivals
 from graphprune.search import prepared
 from tests.graphs import Builder
 from tests.recovery import feeds
@@ -20,12 +21,13 @@ from tests.recovery import feeds
 DATA = feeds(12, 4, 4, 6, 6)  # few enough for the contest to see all of them
 
 
-def net() -> Any:
-    b = Builder(seed=3)
+def net(*widths: int) -> Any:
+    b, before = Builder(seed=3), 4
     x = b.source("x", [4, 4, 6, 6])
-    for name, (before, after) in {"first": (4, 16), "second": (16, 16), "third": (16, 16)}.items():
-        x = b.conv_relu(x, before, after, name=name)
-    return b.build(b.conv(x, 16, 5, name="last"))
+    for k, after in enumerate(widths or (16, 16, 16)):
+        x = b.conv_relu(x, before, after, name=f"conv{k}")
+        before = after
+    return b.build(b.conv(x, before, 5, name="last"))
 
 
 OPTIONS = {"macs": "50%", "align": 1, "data": DATA}
@@ -69,26 +71,42 @@ def slow_at_the_start(op: str, shapes: Sequence[Sequence[int]], attributes: Mapp
     return float(np.prod([np.prod(s) for s in shapes])) * (3 if shapes[0][1] == 4 else 1) if op == "Conv" else 0.0
 
 
-@pytest.mark.parametrize("error", [0.5, 2.0])
-def test_a_latency_is_met_by_the_widths_of_macs_where_these_lose_less(
-    monkeypatch: pytest.MonkeyPatch, error: float
-) -> None:
-    def lost(planner: Any, *_: Any) -> float:
-        if planner.allocation == "uniform":
-            return 3.0
-        return 1.0 if NAME in planner.limits else error
+TIMED: dict[str, Any] = {"latency": "60%", "latency_table": slow_at_the_start, "align": 1}
+WIDTHS = (24, 32, 24, 32, 16)
 
-    monkeypatch.setattr("graphprune.recover.contest.lost", lost)
-    deps = gp.analyze(net())
-    options = {"latency": "60%", "latency_table": slow_at_the_start, "align": 1, "data": Calibration(deps, DATA)}
-    planner = prepared(deps, options)
+
+def by_table(**more: Any) -> Planner:
+    deps = gp.analyze(net(*WIDTHS))
+    return prepared(deps, {**TIMED, "data": Calibration(deps, DATA), **more})
+
+
+def test_rivals_take_about_the_same_time_and_lose_less_the_best_first() -> None:
+    planner = by_table()
     assert planner.pace is not None
-    assert planner.limits == planner.pace.limits
-    units = planner.units()
-    assert planner.pace.predicted(deps.cut(units).removed) <= planner.pace.limit
-    assert any("MACs are limited" in note for note in planner.notes) == (error < 1)
-    if error < 1:
-        assert planner.pace.work is not None
-        assert planner.cost.costs(deps.cut(units).removed).macs <= planner.pace.work
-    else:
-        assert planner.pace.work is None
+    units, found = planner.units(), rivals(planner, planner.units(), ["refit"])
+    limits, curves = dict(planner.limits), planner.curves
+    own = lost(planner, units, DATA, ["refit"])
+    losses = [lost(planner, other, DATA, ["refit"]) for other in found]
+    assert losses
+    assert losses == sorted(losses)
+    assert losses[-1] < own
+    took = planner.pace.predicted(planner.deps.cut(units).removed)
+    for other in found:
+        assert planner.pace.predicted(planner.deps.cut(other).removed) == pytest.approx(took, rel=0.06)
+    assert (planner.limits, planner.curves) == (limits, curves)
+
+
+def test_a_rival_that_keeps_to_the_target_takes_over() -> None:
+    """Times come from a table here, so what is predicted is what holds."""
+    plain = by_table()
+    assert plain.pace is not None
+    result = gp.prune(net(*WIDTHS), recover="refit", data=DATA, **TIMED)
+    taken = plain.removed(result.plan)
+    assert plain.pace.predicted(plain.deps.cut(taken).removed) <= plain.pace.limit
+    assert lost(plain, taken, DATA, ["refit"]) < lost(plain, plain.units(), DATA, ["refit"])
+    assert any("lose less" in note for note in result.notes)
+
+
+def test_there_are_no_rivals_without_data() -> None:
+    planner = by_table(data=None)
+    assert rivals(planner, planner.units(), ["refit"]) == []

@@ -198,15 +198,16 @@ def test_the_best_candidate_counts() -> None:
     assert pace.best.rounds == pace.timing.rounds
 
 
-def test_a_limit_on_macs_follows_the_limit_on_time() -> None:
+@pytest.mark.parametrize(("rival", "held"), [(0.6, True), (0.609, True), (0.62, False), (0.5, False)])
+def test_a_rival_has_to_keep_to_the_target(rival: float, held: bool) -> None:
     deps, cost, found = known()
-    pace = Pace(deps, cost, "60%", Setting(), known=found, race=lambda _a, _b: _pair(0.8))
-    assert pace.limits == {"latency": pace.limit}
-    pace.work, before = 10**6, pace.limit
-    pace.predicted = lambda _: before  # type: ignore[method-assign]
-    assert not pace.measure(None, None, np.zeros(1, bool))
-    assert pace.limit < before
-    assert pace.limits == {"latency": pace.limit, "macs": pytest.approx(10**6 * pace.limit / before, rel=1e-5)}
+    answers = iter([0.59, rival])
+    pace = Pace(deps, cost, "60%", Setting(), known=found, race=lambda _a, _b: _pair(next(answers)))
+    none = np.zeros(deps.state.store.count, bool)
+    assert pace.measure(None, None, none)
+    assert pace.admits(None, None, none) == held
+    assert pace.best.measured == (rival if held else 0.59)
+    assert pace.best.rounds == 2
 
 
 def _pair(ratio: float) -> Paired:

@@ -116,7 +116,7 @@ class Recogniser(Task):
 
     name = "ppocr4_rec"
     metric = "exact strings"
-    data_note = "rendered lines, 300 others to measure on"
+    data_note = "rendered lines, 1,200 others to measure on"
 
     def path(self) -> Path:
         """A published file."""
@@ -133,7 +133,7 @@ class Recogniser(Task):
 
     @functools.cached_property
     def _lines(self) -> tuple[list[str], Array]:
-        texts, images = lines(300, (0,))
+        texts, images = lines(1200, (0,))
         return texts, normalised(images, LINE_WIDTH)
 
     def _read(self, model: Any) -> list[str]:

@@ -154,7 +154,6 @@ class Pace:
     Attributes:
         known: The latency of the model.
         limit: What the predicted time may be now, nanoseconds.
-        work: Multiply-accumulates that may remain besides; follows the limit when that is corrected.
         timing: What the latest candidate came to.
         best: What the best came to.
         leads: Whether the latest is the best.
@@ -188,7 +187,6 @@ class Pace:
         source = setting.provider if table is None else f"table {getattr(table, '__name__', table)}"
         self.timing = Timing(target, seconds, 1.0, provider=source, threads=setting.threads)
         self.limit = int(self._whole * self.timing.share)
-        self.work: int | None = None
         self.best, self.leads = self.timing, True
         self._tried: list[tuple[float, float]] = []
 
@@ -235,36 +233,46 @@ class Pace:
             model: The candidate.
             removed: What it lacks.
         """
-        share = self.predicted(removed) / self._whole
-        if not self.measurable:
-            self.timing = self.best = replace(self.timing, predicted=share)
+        self.timing = self._timed(original, model, removed)
+        share, ratio, rounds = self.timing.predicted, self.timing.measured, self.timing.rounds
+        if ratio is None:
+            self.best = self.timing
             return True
-        found = self._race(original, model) if self._race is not None else self._raced(original, model)
-        rounds = self.timing.rounds + 1
-        self.timing = replace(self.timing, predicted=share, measured=found.ratio, rounds=rounds)
         self.leads = self.best.measured is None or self.timing.miss < self.best.miss
         self.best = self.timing if self.leads else replace(self.best, rounds=rounds)
-        loose = found.ratio < self.timing.share and share < _LOOSE * self._limited
+        loose = ratio < self.timing.share and share < _LOOSE * self.limit / self._whole
         if self.timing.miss <= _NEAR or rounds >= ROUNDS or loose:
             return True
-        self._tried.append((share, found.ratio))
+        self._tried.append((share, ratio))
         limit = int(aimed(self._tried, self.timing.share) * self._whole)
         if limit == self.limit or limit >= self._whole:
             return True
-        if self.work is not None:
-            self.work = int(self.work * limit / self.limit)
         self.limit = limit
         return False
 
-    @property
-    def limits(self) -> dict[str, int]:
-        """What the solver has to keep to, by the names of costs."""
-        return {NAME: self.limit} | ({"macs": self.work} if self.work is not None else {})
+    def admits(self, original: Any, model: Any, removed: Mask) -> bool:
+        """Whether a rival of the best candidate keeps to the target, too; it is the best then.
 
-    @property
-    def _limited(self) -> float:
-        """The limit as a share of the original's predicted time."""
-        return self.limit / self._whole
+        Args:
+            original: The original model.
+            model: The rival.
+            removed: What it lacks.
+        """
+        self.timing = found = self._timed(original, model, removed)
+        if found.measured is None:
+            held = self.predicted(removed) <= self.limit
+        else:
+            held = found.measured <= found.share * (1 + _NEAR) and (found.met or found.miss < self.best.miss)
+        self.best = found if held else replace(self.best, rounds=found.rounds)
+        return held
+
+    def _timed(self, original: Any, model: Any, removed: Mask) -> Timing:
+        """What a candidate comes to; measured in turns with the original where that can be."""
+        share = self.predicted(removed) / self._whole
+        if not self.measurable:
+            return replace(self.timing, predicted=share)
+        found = self._race(original, model) if self._race is not None else self._raced(original, model)
+        return replace(self.timing, predicted=share, measured=found.ratio, rounds=self.timing.rounds + 1)
 
     def _raced(self, original: Any, model: Any) -> Paired:
         return raced(lambda: self._ready(original), lambda: self._ready(model), clock=self._setting.clock)

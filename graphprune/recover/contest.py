@@ -12,10 +12,8 @@ import numpy as np
 import onnx_ir as ir
 
 from graphprune.algebra.axis import Ids
-from graphprune.budget.pace import Pace, aimed
 from graphprune.budget.planner import Planner
 from graphprune.calibration import Calibration
-from graphprune.cost.latency import NAME as LATENCY
 from graphprune.data.parts import Feed, Feeds, first
 from graphprune.errors import InfeasibleError, NothingToPruneError
 from graphprune.recover.steps import SLOW, recover
@@ -23,8 +21,7 @@ from graphprune.rewrite.onnx import rewrite
 
 AUTO, CONTENDERS = "auto", ("solver", "uniform")
 _SAMPLES, _LEAST = 128, 32
-_TRIES, _USED = 8, 0.96  # of limits on MACs, and the share of the time that one has to use
-_WORK = 2e11  # multiply-accumulates of one look at all samples
+WORK = 2e11  # multiply-accumulates of one look at all samples
 
 
 def few(calibration: Calibration, macs: int) -> list[Feed]:
@@ -34,11 +31,11 @@ def few(calibration: Calibration, macs: int) -> list[Feed]:
         calibration: All samples.
         macs: Multiply-accumulates of the model, per sample.
     """
-    wanted = int(np.clip(_WORK / max(macs, 1), _LEAST, _SAMPLES))
+    wanted = int(np.clip(WORK / max(macs, 1), _LEAST, _SAMPLES))
     return first(calibration.samples, wanted, least=2)
 
 
-def lost(planner: Planner, units: Ids, samples: Feeds, steps: Sequence[str]) -> float:
+def lost(planner: Planner, units: Ids, samples: Feeds, steps: Sequence[str], *, judges: Feeds | None = None) -> float:
     """Error of the outputs without some units after some steps of recovery, relative to their variance.
 
     Args:
@@ -46,42 +43,17 @@ def lost(planner: Planner, units: Ids, samples: Feeds, steps: Sequence[str]) -> 
         units: What to remove.
         samples: Calibration data.
         steps: Names of steps; distillation is left out, it takes too long.
+        judges: Feeds that judge instead of some of the samples.
     """
     cut = planner.folding.folded(planner.deps.cut(units))
     names = [n for n in steps if n != SLOW]
-    return recover(cut, rewrite(cut), samples, names, needed=False)[1].error
+    return recover(cut, rewrite(cut), samples, names, judges=judges, needed=False)[1].error
 
 
-def limit_work(planner: Planner, pace: Pace, better: Callable[[Ids], bool]) -> None:
-    """Limit the MACs too where the widths that MACs alone call for are as fast, by prediction, and lose less.
-
-    Times of small models are predicted within some percent, and their losses are steep in the time.
-
-    Args:
-        planner: Plans under a latency limit.
-        pace: That limit; where it helps it gets a limit on MACs.
-        better: Whether units to remove lose less than what the planner removes now.
-    """
-    limits = planner.limits
-    if "macs" in limits:
-        return
-    macs = planner.cost.costs(planner.deps.cut(planner.units()).removed).macs
-    tried: list[tuple[float, float]] = []
-    try:
-        for _ in range(_TRIES):
-            planner.limits = {k: v for k, v in limits.items() if k != LATENCY} | {"macs": macs}
-            units = planner.units()
-            took = pace.predicted(planner.deps.cut(units).removed)
-            if _USED * pace.limit <= took <= pace.limit:
-                pace.work = macs if better(units) else None
-                break
-            tried.append((macs, took))
-            macs = int(aimed(tried, (1 + _USED) / 2 * pace.limit))
-    except (InfeasibleError, NothingToPruneError):
-        pass  # then time alone decides
-    planner.limits = limits | pace.limits
-    if pace.work is not None:
-        planner.notes.append("the MACs are limited, too: with the same predicted time that lost less")
+def free(planner: Planner) -> bool:
+    """Whether a planner of a file may choose among allocations, and knows enough to."""
+    files = isinstance(planner.deps.source.source, ir.Model)
+    return planner.allocation == AUTO and planner.curves is not None and bool(planner.limits) and files
 
 
 def settle(planner: Planner, steps: Sequence[str], progress: Callable[[str], None] = lambda _: None) -> None:
@@ -92,8 +64,8 @@ def settle(planner: Planner, steps: Sequence[str], progress: Callable[[str], Non
         steps: Steps of recovery that the result will go through.
         progress: Called with the name of each allocation.
     """
-    data, files = planner.calibration, isinstance(planner.deps.source.source, ir.Model)
-    if planner.allocation != AUTO or planner.curves is None or not planner.limits or data is None or not files:
+    data = planner.calibration
+    if data is None or not free(planner):
         return
     samples, found, elastic = few(data, planner.dense.macs), dict[str, float](), planner.elastic
     for name in CONTENDERS:
@@ -111,6 +83,3 @@ def settle(planner: Planner, steps: Sequence[str], progress: Callable[[str], Non
             f"all groups lose the same share: {found['uniform']:.3g} of the outputs is lost by that, "
             f"{found['solver']:.3g} by what the solver chose"
         )
-    elif planner.pace is not None and "solver" in found:
-        progress("allocation by MACs")
-        limit_work(planner, planner.pace, lambda units: lost(planner, units, samples, steps) < found["solver"])

@@ -106,6 +106,7 @@ def recover(
     samples: Feeds,
     names: Sequence[str],
     *,
+    judges: Feeds | None = None,
     needed: bool = True,
     memory: int = 2 << 30,
     seed: int = 0,
@@ -118,6 +119,7 @@ def recover(
         model: The pruned ``onnx_ir.Model`` or module; not changed.
         samples: Calibration data.
         names: Names of steps.
+        judges: Feeds that judge; without them some of the samples do, which then are not learned from.
         needed: Whether every step is asked for; otherwise one that cannot be done is told in the report instead of an
             error, and distillation, which takes long, is left out where little is lost.
         memory: Bytes that a step may take.
@@ -127,7 +129,8 @@ def recover(
     Raises:
         InputError: A step that is needed cannot be done.
     """
-    train, judges = divided(samples)
+    alone = judges is None and len(samples) == 1
+    train, judges = divided(samples) if judges is None else (samples, judges)
     source, example = cut.deps.source.origin, next(iter(samples))
     wanted = _wanted(cut, judges)
     small = copied(source, model, example)
@@ -149,7 +152,7 @@ def recover(
         done.append(StepReport(name, after, kept=kept, layers=tuple(layers)))
         if kept:
             small, error = tried, after
-    return model_of(small), Recovery(first, error, tuple(done), len(train), len(judges) if len(samples) > 1 else 0)
+    return model_of(small), Recovery(first, error, tuple(done), len(train), 0 if alone else len(judges))
 
 
 def _wanted(cut: Cut, feeds: Feeds) -> list[list[np.ndarray]]:
