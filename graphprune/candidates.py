@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from itertools import islice
 from typing import Any, NamedTuple
 
 from graphprune.algebra.axis import Ids
@@ -16,7 +15,7 @@ from graphprune.plan import Plan
 from graphprune.recover.rivals import rivals
 
 _ROUNDS = 5
-_CLIMBS, _RIVALS = 2, 5  # how often a rival may take over, and how many are measured each time
+_CLIMBS = 2  # how often a rival may take over
 
 
 class Candidate(NamedTuple):
@@ -84,7 +83,7 @@ def _outdone(
 ) -> Candidate:
     """The rival of a candidate that loses least among those that are as fast, or the candidate."""
     for climb in range(_CLIMBS):
-        rival = next(_fast(planner, map(made, islice(rivals(planner, best.units, steps, progress), _RIVALS))), None)
+        rival = next(_fast(planner, map(made, rivals(planner, best.units, steps, progress))), None)
         if rival is None:
             break
         if climb == 0:

@@ -92,7 +92,7 @@ def test_rivals_take_about_the_same_time_and_lose_less_the_best_first() -> None:
     assert losses[-1] < own
     took = planner.pace.predicted(planner.deps.cut(units).removed)
     for other in found:
-        assert planner.pace.predicted(planner.deps.cut(other).removed) == pytest.approx(took, rel=0.06)
+        assert planner.pace.predicted(planner.deps.cut(other).removed) == pytest.approx(took, rel=0.07)
     assert (planner.limits, planner.curves) == (limits, curves)
 
 

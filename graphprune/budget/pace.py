@@ -6,11 +6,12 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from graphprune.cost.alignment import favoured_alignment
+from graphprune.budget.timing import setting_of
 from graphprune.cost.latency import NAME, Latency, latency
 from graphprune.cost.model import CostModel
 from graphprune.cost.operators import checked
@@ -18,15 +19,14 @@ from graphprune.cost.table import load_table, table_latency
 from graphprune.coupling.cut import Mask
 from graphprune.coupling.groups import DependencyGraph
 from graphprune.errors import InputError
-from graphprune.graph.pairing import Paired, alone, raced, ready
+from graphprune.graph.pairing import PAIRED_SECONDS, Paired, alone, raced, ready
 from graphprune.graph.run import CannotRun, random_feeds
 from graphprune.graph.timing import Setting
 
-AUTO = "auto"
-TIMING = ("threads", "provider", "latency_table")  # options that say how and where latency is measured
 CLOSE = 0.05  # how near the target a measured time has to come
 _NEAR = 0.02  # how near it ends the search: what is left below could be had for less loss
 ROUNDS = 4
+_GLANCE = 1.5  # seconds for a first look at a rival
 _LOOSE = 0.97  # share of the limit below which it is another limit that binds
 _UNITS = {"%": 0.01, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6}
 _TEXT = re.compile(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*(%|s|ms|us|µs)\s*", re.IGNORECASE)
@@ -91,45 +91,6 @@ def parse_latency(amount: str | float) -> tuple[float, bool]:
     if not math.isfinite(value) or value <= 0:
         raise InputError(f"--latency {amount}: must be above zero")
     return value * _UNITS[unit], unit == "%"
-
-
-def setting_of(timing: Mapping[str, Any]) -> Setting:
-    """How models are timed by the options of a run.
-
-    Raises:
-        InputError: The provider is unknown or the number of threads makes no sense.
-    """
-    given = {k: timing[k] for k in ("provider", "threads") if k in timing}
-    setting = Setting(**given)
-    setting.check()
-    return setting
-
-
-def recorded(timing: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of timing as a plan notes them."""
-    return {k: getattr(v, "__name__", v) if callable(v) else v for k, v in timing.items()}
-
-
-def read_timing(rest: dict[str, Any], latency: str | float | None, note: Callable[[str], None]) -> dict[str, Any]:
-    """Take the options of timing out of others, and put a number where the alignment is to be found out.
-
-    Args:
-        rest: Options; changed.
-        latency: The latency target.
-        note: Told what is worth knowing.
-
-    Raises:
-        InputError: There is no latency that they say how to measure.
-    """
-    given = {k: rest.pop(k, None) for k in TIMING}
-    timing = {k: v for k, v in given.items() if v is not None}
-    if timing and latency is None:
-        raise InputError(f"--{next(iter(timing)).replace('_', '-')} belongs to --latency, which is not given")
-    if rest.get("align", AUTO) == AUTO:
-        rest.pop("align", None)
-        if latency is not None and "latency_table" not in timing:
-            rest["align"] = favoured_alignment(setting_of(timing), note=note)
-    return timing
 
 
 def paced(
@@ -250,14 +211,23 @@ class Pace:
         self.limit = limit
         return False
 
+    @property
+    def limits(self) -> dict[str, int]:
+        """What the solver has to keep to, by the names of costs."""
+        return {NAME: self.limit}
+
     def admits(self, original: Any, model: Any, removed: Mask) -> bool:
         """Whether a rival of the best candidate keeps to the target, too; it is the best then.
+
+        Most are soon seen not to.
 
         Args:
             original: The original model.
             model: The rival.
             removed: What it lacks.
         """
+        if self.measurable and self._ratio(original, model, _GLANCE) > self.timing.share * (1 + _NEAR):
+            return False
         self.timing = found = self._timed(original, model, removed)
         if found.measured is None:
             held = self.predicted(removed) <= self.limit
@@ -271,11 +241,15 @@ class Pace:
         share = self.predicted(removed) / self._whole
         if not self.measurable:
             return replace(self.timing, predicted=share)
-        found = self._race(original, model) if self._race is not None else self._raced(original, model)
-        return replace(self.timing, predicted=share, measured=found.ratio, rounds=self.timing.rounds + 1)
+        ratio = self._ratio(original, model, PAIRED_SECONDS)
+        return replace(self.timing, predicted=share, measured=ratio, rounds=self.timing.rounds + 1)
 
-    def _raced(self, original: Any, model: Any) -> Paired:
-        return raced(lambda: self._ready(original), lambda: self._ready(model), clock=self._setting.clock)
+    def _ratio(self, original: Any, model: Any, seconds: float) -> float:
+        """Measured time of a model as a share of the original's."""
+        if self._race is not None:
+            return self._race(original, model).ratio
+        both = partial(self._ready, original), partial(self._ready, model)
+        return raced(*both, seconds=seconds, clock=self._setting.clock).ratio
 
 
 def aimed(tried: Sequence[tuple[float, float]], wanted: float) -> float:

@@ -11,14 +11,14 @@ import numpy as np
 from graphprune.algebra.axis import Ids
 from graphprune.budget.curves import Curve
 from graphprune.budget.lossless import dead_units, lossless_units
-from graphprune.budget.pace import Pace, paced, read_timing, recorded
+from graphprune.budget.pace import Pace, paced
 from graphprune.budget.record import make_plan
 from graphprune.budget.selection import allowed_units
 from graphprune.budget.solver import ALLOCATIONS, solve
 from graphprune.budget.targets import Constraints, Targets
+from graphprune.budget.timing import read_timing, recorded
 from graphprune.calibration import Calibration
 from graphprune.calibration.layers import norms
-from graphprune.cost.latency import NAME
 from graphprune.cost.model import CostModel, Costs, whole_costs
 from graphprune.coupling.cut import Cut, Mask
 from graphprune.coupling.explain import why_nothing
@@ -183,13 +183,13 @@ class Planner:
         known = self.pace.known if self.pace is not None else None
         origin = self.whole.pace if self.whole is not None else None
         self.pace = paced(self.deps, self.cost, targets.latency, self._timing, self.notes.append, known, origin)
-        self.limits[NAME] = self.pace.limit
+        self.limits |= self.pace.limits
 
     def timed(self, model: Any, removed: Mask) -> bool:
         """Measure a candidate where a latency is asked for; False when the limit was corrected and one more is due."""
         if self.pace is None or self.pace.measure(self.deps.source.origin.source, model, removed):
             return True
-        self.limits[NAME] = self.pace.limit
+        self.limits |= self.pace.limits
         return False
 
     def part(self, cut: Cut) -> Cut:

@@ -13,7 +13,7 @@ from graphprune.graph.model import Array
 from graphprune.graph.run import CannotRun, harmful, loadable
 from graphprune.graph.timing import Clock, Setting, session, undisturbed
 
-_PAIRED_SECONDS = 6.0
+PAIRED_SECONDS = 6.0
 _PAIRED_ROUNDS = (15, 400)
 _WARM = 3
 _SESSIONS = (4, 16)
@@ -46,7 +46,7 @@ def paired(
     first: Callable[[], object],
     second: Callable[[], object],
     *,
-    seconds: float = _PAIRED_SECONDS,
+    seconds: float = PAIRED_SECONDS,
     rounds: tuple[int, int] = _PAIRED_ROUNDS,
     clock: Clock = time.perf_counter,
 ) -> Paired:
@@ -76,6 +76,7 @@ def raced(
     first: Callable[[], Callable[[], object]],
     second: Callable[[], Callable[[], object]],
     *,
+    seconds: float = PAIRED_SECONDS,
     sessions: tuple[int, int] = _SESSIONS,
     clock: Clock = time.perf_counter,
 ) -> Paired:
@@ -84,15 +85,16 @@ def raced(
     Args:
         first: Opens the first, gives what runs it.
         second: Opens the second.
+        seconds: Time to spend, about.
         sessions: How often both are opened anew, least and most; most for models that are soon timed.
         clock: Gives seconds.
     """
     parts: list[Paired] = []
     begun = time.monotonic()
     least, most = (-(-n // sessions[0]) for n in _PAIRED_ROUNDS)
-    while len(parts) < sessions[0] or (len(parts) < sessions[1] and time.monotonic() - begun < _PAIRED_SECONDS):
-        seconds = _PAIRED_SECONDS / sessions[0]
-        parts.append(paired(first(), second(), seconds=seconds, rounds=(least, most), clock=clock))
+    while len(parts) < sessions[0] or (len(parts) < sessions[1] and time.monotonic() - begun < seconds):
+        share = seconds / sessions[0]
+        parts.append(paired(first(), second(), seconds=share, rounds=(least, most), clock=clock))
     return Paired(np.concatenate([p.first for p in parts]), np.concatenate([p.second for p in parts]))
 
 

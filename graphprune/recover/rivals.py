@@ -19,12 +19,12 @@ from graphprune.errors import InfeasibleError, NothingToPruneError
 from graphprune.recover.contest import WORK, few, free, lost
 
 _LIMITS = (  # of rivals, as shares of what the solver's widths cost
-    *(("macs", 0.96), (LATENCY, 1.03), ("macs", 0.99), ("macs", 0.93)),
-    *((LATENCY, 0.98), ("macs", 1.02), ("macs", 0.9)),
+    *(("macs", 1.0), (LATENCY, 1.03), ("macs", 1.04), ("macs", 0.97)),
+    *((LATENCY, 1.06), ("macs", 1.08)),
 )
 _OFF = 0.4  # by what factor curves are changed, as a power of e
-_WINDOW = 0.06  # how far the predicted times of rivals may be from the solver's
-_RIVALS, _LOOKS = (3, 20), 2  # least and most that are looked at, and how often the work of a look
+_WINDOW = (0.97, 1.07)  # predicted times of rivals, as shares of the solver's
+_RIVALS, _LOOKS = (3, 20), 1  # least and most that are looked at, and the work of that, in such looks
 
 
 def rivals(
@@ -58,8 +58,8 @@ def _nearby(planner: Planner, pace: Pace, units: Ids) -> Iterator[Ids]:
     """What other limits and other curves lead to, as far as the predicted time is nearly the same."""
     removed, seen = planner.deps.cut(units).removed, {units.tobytes()}
     now = {"macs": planner.cost.costs(removed).macs, LATENCY: pace.predicted(removed)}
-    for k, (name, share) in enumerate(_LIMITS * 3):
-        other, limit = copy(planner), int(share * now[name])
+    for k, (name, times) in enumerate(_LIMITS * 4):
+        other, limit = copy(planner), int(times * now[name])
         other.limits = {n: v for n, v in planner.limits.items() if n != LATENCY}
         other.limits[name] = min(limit, other.limits.get(name, limit))
         if k >= len(_LIMITS) and planner.curves is not None:
@@ -67,7 +67,7 @@ def _nearby(planner: Planner, pace: Pace, units: Ids) -> Iterator[Ids]:
             other.curves = [replace(c, loss=c.loss * o) for c, o in zip(planner.curves, off, strict=True)]
         with suppress(InfeasibleError, NothingToPruneError):
             found = other.units()
-            apart = abs(pace.predicted(planner.deps.cut(found).removed) / now[LATENCY] - 1)
-            if apart <= _WINDOW and found.tobytes() not in seen:
+            share = pace.predicted(planner.deps.cut(found).removed) / now[LATENCY]
+            if _WINDOW[0] <= share <= _WINDOW[1] and found.tobytes() not in seen:
                 seen.add(found.tobytes())
                 yield found
