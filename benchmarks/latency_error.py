@@ -64,16 +64,17 @@ def compare(task: Task, share: str, samples: int) -> list[Row]:
     first = by_macs(float(wanted["macs"]))
     centre = float(first["macs"]) * float(wanted["latency"]) / float(first["latency"])
     found = [by_macs(a * centre) for a in AROUND]
-    names = ("latency", "error", "macs", "metric")
-    times, errors, macs, metrics = (np.array([row[n] for row in found]) for n in names)
-    slope, start = np.polyfit(times, np.log(errors), 1)
-    at = {"latency": wanted["latency"], "error": float(np.exp(start + slope * wanted["latency"]))}
+    times = [row["latency"] for row in found]
+
+    def on_line(values: list[float]) -> float:
+        return float(np.polyval(np.polyfit(times, values, 1), wanted["latency"]))
+
+    at = {name: on_line([row[name] for row in found]) for name in ("macs", "metric")}
     at |= {
-        n: float(np.polyval(np.polyfit(times, v, 1), wanted["latency"]))
-        for n, v in (("macs", macs), ("metric", metrics))
+        "latency": wanted["latency"],
+        "error": float(np.exp(on_line([float(np.log(row["error"])) for row in found]))),
     }
-    scatter = float(np.std(np.log(errors) - start - slope * times))
-    return [wanted, *found, {"model": task.name, "target": "MACs, by the line", **at, "scatter": scatter}]
+    return [wanted, *found, {"model": task.name, "target": "MACs, by the line", **at}]
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ _LIMITS = (  # of rivals, as shares of what the solver's widths cost
 )
 _OFF = 0.4  # by what factor curves are changed, as a power of e
 _WINDOW = (0.97, 1.07)  # predicted times of rivals, as shares of the solver's
-_RIVALS, _LOOKS = (3, 20), 1  # least and most that are looked at, and the work of that, in such looks
+_RIVALS = (3, 20)  # least and most that are looked at; between, as many as fit into WORK
 
 
 def rivals(
@@ -45,7 +45,7 @@ def rivals(
     if planner.pace is None or data is None or not free(planner):
         return []
     samples = few(data, planner.dense.macs)
-    looks = _LOOKS * WORK / (planner.dense.macs * sum(map(rows, samples)))
+    looks = WORK / (planner.dense.macs * sum(map(rows, samples)))
     judges = list(islice(data.samples, len(samples), 2 * len(samples))) or None
     progress("compare")
     own = lost(planner, units, samples, steps, judges=judges)
