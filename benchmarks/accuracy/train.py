@@ -1,12 +1,14 @@
 """Trains the ResNet-20 of the accuracy benchmarks on pictures that leave its validation split alone.
 
-python -m benchmarks.accuracy.train
+python -m benchmarks.accuracy.train [--again]
 
-The weights that are handed around have seen every picture there is: with them no split is held out.
+The weights that are handed around have seen every picture there is: with them no split is held out. These come with
+the benchmarks, since training takes 45 minutes of one core and gives others for another number of threads.
 """
 
 from __future__ import annotations
 
+import argparse
 import time
 from pathlib import Path
 
@@ -14,15 +16,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from benchmarks.accuracy.task import made, shared_data
+from benchmarks.accuracy.task import shared_data
 from examples.finetune_resnet20 import TEST, ResNet20, accuracy, pictures
 
+WEIGHTS = Path(__file__).with_name("resnet20-heldout.pth")
 _BATCH, _RATE, _DECAY, _EPOCHS = 128, 0.2, 5e-4, 14
-
-
-def weights() -> Path:
-    """The trained weights, trained on first use."""
-    return made("resnet20-heldout.pth", lambda path: torch.save(trained(_EPOCHS).state_dict(), path))
 
 
 def trained(epochs: int) -> ResNet20:
@@ -56,9 +54,13 @@ def moved(images: Tensor) -> Tensor:
 
 
 def main() -> None:
-    """Train and say how good it is."""
+    """Say how good the weights are; train them anew only when asked to."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--again", action="store_true", help="train, and overwrite the weights")
+    if parser.parse_args().again:
+        torch.save(trained(_EPOCHS).state_dict(), WEIGHTS)
     network = ResNet20()
-    network.load_state_dict(torch.load(weights(), weights_only=True))
+    network.load_state_dict(torch.load(WEIGHTS, weights_only=True))
     images, classes = pictures(shared_data("cifar10_jpeg_train.npz"), 0, TEST)
     print(f"{accuracy(network, images, classes):.2f} % of {TEST:,} held-out pictures")
 

@@ -71,11 +71,11 @@ class ResNet20(Task):
         """Trained on the pictures that are not held out."""
         import torch
 
-        from benchmarks.accuracy.train import weights
+        from benchmarks.accuracy.train import WEIGHTS
         from examples.finetune_resnet20 import ResNet20 as Network
 
         network = Network()
-        network.load_state_dict(torch.load(weights(), weights_only=True))
+        network.load_state_dict(torch.load(WEIGHTS, weights_only=True))
         return network.eval()
 
     def path(self) -> Path:
