@@ -15,10 +15,8 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from math import prod
 from pathlib import Path
@@ -30,7 +28,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 import benchmarks.zoo.entries  # noqa: F401 - makes torchvision importable
-from benchmarks.common import Row, header, table, write_results
+from benchmarks.common import Row, header, table, watched, write_results
 from graphprune import api
 from graphprune.budget.record import make_plan
 from graphprune.plan import Plan
@@ -111,23 +109,6 @@ def loaded(folder: Path) -> Iterator[tuple[str, Tensor]]:
                 yield name, file.get_tensor(name)
 
 
-def measured(command: list[str]) -> Row:
-    """Time, and peak resident memory as the kernel counts it, of a process."""
-    started = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    peak = own = 0
-    while process.poll() is None:
-        lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
-        found = {n: int(v.split()[0]) for n, _, v in (s.partition(":") for s in lines) if n in ("VmHWM", "RssAnon")}
-        peak, own = max(peak, found.get("VmHWM", 0)), max(own, found.get("RssAnon", 0))
-        time.sleep(0.01)
-    out, err = process.communicate()
-    if process.returncode:
-        raise RuntimeError(err)
-    seconds = time.perf_counter() - started
-    return {"seconds": round(seconds, 1), "peak": peak * 1024, "own": own * 1024, "out": out}
-
-
 def wrong(plan: Plan, old: Iterator[tuple[str, Tensor]], new: dict[str, Tensor]) -> list[str]:
     """Tensors that are not the slices that the plan says, taken by torch."""
     kept = boxes(plan)
@@ -160,8 +141,8 @@ def main() -> None:
             if form == "pt":
                 one_file(home / "full", home / "full.pt")
             full, small = (home / "full", home / "small") if form == "shards" else (home / "full.pt", home / "small.pt")
-            start = measured([sys.executable, "-c", START.format(torch="torch" if form == "pt" else "json")])
-            row = measured([*apply, str(full), str(small)])
+            start = watched([sys.executable, "-c", START.format(torch="torch" if form == "pt" else "json")])
+            row = watched([*apply, str(full), str(small)])
             report = json.loads(row.pop("out"))
             if form == "shards":
                 new = dict(loaded(small))

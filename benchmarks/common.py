@@ -131,6 +131,27 @@ def run_job(module: str, job: Mapping[str, Any], timeout: float) -> Row:
     return row
 
 
+def watched(command: Sequence[str]) -> Row:
+    """Seconds, peak resident bytes as the kernel counts them, the part in no mapped file and the output of a process.
+
+    Raises:
+        RuntimeError: The process failed; with what it wrote to stderr.
+    """
+    started = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    peak = own = 0
+    while process.poll() is None:
+        lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+        found = {n: int(v.split()[0]) for n, _, v in (s.partition(":") for s in lines) if n in ("VmHWM", "RssAnon")}
+        peak, own = max(peak, found.get("VmHWM", 0)), max(own, found.get("RssAnon", 0))
+        time.sleep(0.01)
+    out, err = process.communicate()
+    if process.returncode:
+        raise RuntimeError(err)
+    seconds = time.perf_counter() - started
+    return {"seconds": round(seconds, 1), "peak": peak * 1024, "own": own * 1024, "out": out}
+
+
 def cache_dir() -> Path:
     """Where rows are kept between runs: `$GRAPHPRUNE_BENCH` or a folder beside the zoo."""
     return Path(os.environ.get("GRAPHPRUNE_BENCH") or Path.home() / ".cache" / "graphprune" / "bench")

@@ -10,15 +10,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
-import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +21,8 @@ import numpy as np
 
 import graphprune as gp
 from benchmarks.accuracy.measure import summary, unknown
-from benchmarks.accuracy.task import made, peak_mib
-from benchmarks.common import MARK, Row, emit, header, table, write_results
+from benchmarks.accuracy.task import made
+from benchmarks.common import MARK, Row, emit, header, table, watched, write_results
 from benchmarks.measure import Clock
 
 MODES: dict[str, dict[str, Any]] = {
@@ -50,25 +45,6 @@ def images(samples: int) -> Path:
     from benchmarks.accuracy.vision import unlabelled_photos
 
     return made(f"photos-{samples}.npy", lambda path: np.save(path, unlabelled_photos(samples, 0)))
-
-
-@contextmanager
-def watched(seconds: float = 0.05) -> Iterator[list[int]]:
-    """The most memory, in KiB, that this process holds beside mapped files, by looking every so often (Linux)."""
-    most, status, done = [0], Path("/proc/self/status"), threading.Event()
-
-    def look() -> None:
-        while not done.wait(seconds):
-            found = [line.split()[1] for line in status.read_text().splitlines() if line.startswith("RssAnon:")]
-            most[0] = max(most[0], *map(int, found), 0)
-
-    watcher = threading.Thread(target=look, daemon=True)
-    if status.exists():
-        watcher.start()
-    try:
-        yield most
-    finally:
-        done.set()
 
 
 def work(job: Row) -> Row:
@@ -94,11 +70,13 @@ def work(job: Row) -> Row:
 def measured(job: Row) -> Row:
     """A job in a process of its own: its result, processor time and peak memory."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    command = [sys.executable, "-m", "benchmarks.accuracy.resources", "--worker", json.dumps(job)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ})
+    try:
+        told = watched([sys.executable, "-m", "benchmarks.accuracy.resources", "--worker", json.dumps(job)])
+    except RuntimeError as error:
+        return {"failed": str(error).strip()[-300:]}
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    found = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
-    row: Row = json.loads(found[-1].removeprefix(MARK)) if found else {"failed": done.stderr.strip()[-300:]}
+    row: Row = json.loads([line for line in told["out"].splitlines() if line.startswith(MARK)][-1].removeprefix(MARK))
+    row |= {"peak_mib": told["peak"] >> 20, "without_files_mib": told["own"] >> 20}
     row["processor"] = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return row
 
@@ -112,10 +90,7 @@ def main() -> None:
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
-        with watched() as most:
-            row = work(json.loads(options.worker))
-        row |= {"peak_mib": peak_mib(), "without_files_mib": most[0] // 1024}
-        emit(row)
+        emit(work(json.loads(options.worker)))
         return
     path, data = model(), images(options.samples)
     rows = {}
