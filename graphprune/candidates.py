@@ -12,7 +12,7 @@ from graphprune.coupling.cut import Cut
 from graphprune.dialect import dialect_of
 from graphprune.errors import InfeasibleError
 from graphprune.plan import Plan
-from graphprune.recover.rivals import rivals
+from graphprune.recover.rivals import Rival, rivals
 
 _ROUNDS = 5
 _CLIMBS = 2  # how often a rival may take over
@@ -82,19 +82,23 @@ def _outdone(
     progress: Callable[[str], None],
 ) -> Candidate:
     """The rival of a candidate that loses least among those that are as fast, or the candidate."""
+    held = Rival(best.units)
     for climb in range(_CLIMBS):
-        rival = next(_fast(planner, map(made, rivals(planner, best.units, steps, progress))), None)
-        if rival is None:
+        found = next(_fast(planner, rivals(planner, held, steps, progress), made), None)
+        if found is None:
             break
         if climb == 0:
             planner.notes.append("widths beside the solver's that take no longer than the target lose less: taken")
-        best = rival
+        held, best = found
     return best
 
 
-def _fast(planner: Planner, candidates: Iterable[Candidate]) -> Iterator[Candidate]:
+def _fast(
+    planner: Planner, others: Iterable[Rival], made: Callable[[Ids], Candidate]
+) -> Iterator[tuple[Rival, Candidate]]:
     """Those that are measured to keep to the latency target."""
     original = planner.deps.source.origin.source
-    for found in candidates:
+    for rival in others:
+        found = made(rival.units)
         if planner.pace is not None and planner.pace.admits(original, found.model, found.cut.removed):
-            yield found
+            yield rival, found

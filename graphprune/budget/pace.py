@@ -212,6 +212,13 @@ class Pace:
         return False
 
     @property
+    def goal(self) -> float:
+        """Predicted nanoseconds at which the target should be measured, by what the best came to."""
+        if self.best.measured is None:
+            return float(self.limit)
+        return self.best.predicted * self._whole * self.best.share / self.best.measured
+
+    @property
     def limits(self) -> dict[str, int]:
         """What the solver has to keep to, by the names of costs."""
         return {NAME: self.limit}

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from copy import copy
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice, repeat
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,26 +19,39 @@ from graphprune.data.parts import rows
 from graphprune.errors import InfeasibleError, NothingToPruneError
 from graphprune.recover.contest import WORK, few, free, lost
 
-_LIMITS = (  # of rivals, as shares of what the solver's widths cost
-    *(("macs", 1.0), (LATENCY, 1.03), ("macs", 1.04), ("macs", 0.97)),
-    *((LATENCY, 1.06), ("macs", 1.08)),
-)
+_LIMITS = (("macs", 1.0), (LATENCY, 1.01), ("macs", 1.03), ("macs", 0.97))  # of rivals, as shares of what is aimed at
 _OFF = 0.4  # by what factor curves are changed, as a power of e
-_WINDOW = (0.97, 1.07)  # predicted times of rivals, as shares of the solver's
-_RIVALS = (3, 20)  # least and most that are looked at; between, as many as fit into WORK
+_WINDOW = (0.97, 1.02)  # predicted times of rivals: of what is held, and of what is aimed at
+_RIVALS = (4, 20)  # least and most that are looked at; between, as many as fit into WORK
+_TRIES = 3  # solutions for one that is looked at
+
+
+class Rival(NamedTuple):
+    """Units to remove.
+
+    Attributes:
+        units: Their ids.
+        loss: What is lost without them; not a number where that was not measured.
+        off: Logarithms of the factors on the curves that led to them; None for none.
+    """
+
+    units: Ids
+    loss: float = np.nan
+    off: np.ndarray | None = None
 
 
 def rivals(
-    planner: Planner, units: Ids, steps: Sequence[str], progress: Callable[[str], None] = lambda _: None
-) -> list[Ids]:
-    """Other widths of nearly the same predicted time that lose less once they are recovered, the least loss first.
+    planner: Planner, held: Rival, steps: Sequence[str], progress: Callable[[str], None] = lambda _: None
+) -> list[Rival]:
+    """Other widths that should take no longer and lose less once they are recovered, the least loss first.
 
     The solver prefers widths whose time is predicted too low and whose losses add up to too little. What limits on
-    the MACs alone lead to, or curves that are somewhat off, errs otherwise.
+    the MACs alone lead to, or curves that are somewhat off, errs otherwise. A step of an evolution strategy with one
+    parent: curves are changed around those that led to what is held.
 
     Args:
         planner: Plans under a latency limit, with curves and data; without them there are no rivals.
-        units: What it removes.
+        held: What it removes.
         steps: Steps of recovery that the result will go through.
         progress: Told that they are compared.
     """
@@ -45,29 +59,38 @@ def rivals(
     if planner.pace is None or data is None or not free(planner):
         return []
     samples = few(data, planner.dense.macs)
-    looks = WORK / (planner.dense.macs * sum(map(rows, samples)))
+    looks = int(np.clip(WORK / (planner.dense.macs * sum(map(rows, samples))), *_RIVALS))
     judges = list(islice(data.samples, len(samples), 2 * len(samples))) or None
     progress("compare")
-    own = lost(planner, units, samples, steps, judges=judges)
-    others = list(islice(_nearby(planner, planner.pace, units), int(np.clip(looks, *_RIVALS))))
-    losses = [lost(planner, u, samples, steps, judges=judges) for u in others]
-    return [others[k] for k in np.argsort(losses, kind="stable") if losses[k] < own]
+    own = lost(planner, held.units, samples, steps, judges=judges) if np.isnan(held.loss) else held.loss
+    others = islice(_nearby(planner, planner.pace, held, _TRIES * looks), looks)
+    found = [r._replace(loss=lost(planner, r.units, samples, steps, judges=judges)) for r in others]
+    return sorted((r for r in found if r.loss < own), key=lambda r: r.loss)
 
 
-def _nearby(planner: Planner, pace: Pace, units: Ids) -> Iterator[Ids]:
+def _nearby(planner: Planner, pace: Pace, held: Rival, tries: int) -> Iterator[Rival]:
     """What other limits and other curves lead to, as far as the predicted time is nearly the same."""
-    removed, seen = planner.deps.cut(units).removed, {units.tobytes()}
-    now = {"macs": planner.cost.costs(removed).macs, LATENCY: pace.predicted(removed)}
-    for k, (name, times) in enumerate(_LIMITS * 4):
-        other, limit = copy(planner), int(times * now[name])
+    removed, seen = planner.deps.cut(held.units).removed, {held.units.tobytes()}
+    now, goal = pace.predicted(removed), pace.goal
+    aims = {"macs": planner.cost.costs(removed).macs * max(goal / now, 1.0), LATENCY: goal}
+    for name, times, off in _changes(planner, held, tries):
+        other = copy(planner)
         other.limits = {n: v for n, v in planner.limits.items() if n != LATENCY}
-        other.limits[name] = min(limit, other.limits.get(name, limit))
-        if k >= len(_LIMITS) and planner.curves is not None:
-            off = np.exp(_OFF * np.random.default_rng(k).standard_normal(len(planner.curves)))
-            other.curves = [replace(c, loss=c.loss * o) for c, o in zip(planner.curves, off, strict=True)]
+        other.limits[name] = min(int(times * aims[name]), other.limits.get(name, int(times * aims[name])))
+        if off is not None and planner.curves is not None:
+            other.curves = [replace(c, loss=c.loss * np.exp(o)) for c, o in zip(planner.curves, off, strict=True)]
         with suppress(InfeasibleError, NothingToPruneError):
-            found = other.units()
-            share = pace.predicted(planner.deps.cut(found).removed) / now[LATENCY]
-            if _WINDOW[0] <= share <= _WINDOW[1] and found.tobytes() not in seen:
-                seen.add(found.tobytes())
-                yield found
+            units = other.units()
+            took = pace.predicted(planner.deps.cut(units).removed)
+            if _WINDOW[0] * now <= took <= _WINDOW[1] * goal and units.tobytes() not in seen:
+                seen.add(units.tobytes())
+                yield Rival(units, off=off)
+
+
+def _changes(planner: Planner, held: Rival, tries: int) -> Iterator[tuple[str, float, np.ndarray | None]]:
+    """Limits, with the curves that led to what is held, then curves around them."""
+    rng, start = np.random.default_rng(0 if held.off is None else held.units.size), held.off
+    yield from ((*limit, start) for limit in _LIMITS)
+    for name, times in islice(chain.from_iterable(repeat(_LIMITS[:2])), tries):
+        off = _OFF * rng.standard_normal(len(planner.curves or ()))
+        yield name, times, off if start is None else start + off
