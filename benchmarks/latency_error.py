@@ -123,14 +123,11 @@ def main() -> None:
     ]
     names = ["model", "target", "MACs left", "measured latency", "error of the outputs", "metric", "s"]
     text = header("Latency targets and MACs targets at equal latency")
+    text += "\nOne thread of the CPU, the default alignment. The line: through the logarithms of five plans' errors.\n"
+    text += "Re-fitted; squared error over variance, on twice as many samples as calibrate: "
     text += (
-        "\nOne thread of the CPU, the default alignment. The line goes through the logarithm of five plans' errors.\n"
+        ", ".join(f"{SAMPLES[name]} for {name}" for name in given.only) + ".\nThe weights of resnet50 are random.\n\n"
     )
-    told = ", ".join(f"{SAMPLES[name]} for {name}" for name in given.only)
-    text += (
-        f"Unlabelled samples: {told}; re-fitted; squared error over variance on twice as many others. resnet50 has\n"
-    )
-    text += "random weights, so it has no metric.\n\n"
     text += table(lines, names) + "\n"
     print(text)
     if given.write:

@@ -89,7 +89,7 @@ def _nearby(planner: Planner, pace: Pace, held: Rival, tries: int) -> Iterator[R
 
 def _changes(planner: Planner, held: Rival, tries: int) -> Iterator[tuple[str, float, np.ndarray | None]]:
     """Limits, with the curves that led to what is held, then curves around them."""
-    rng, start = np.random.default_rng(0 if held.off is None else held.units.size), held.off
+    rng, start = np.random.default_rng(held.units), held.off  # other curves for every parent
     yield from ((*limit, start) for limit in _LIMITS)
     for name, times in islice(chain.from_iterable(repeat(_LIMITS[:2])), tries):
         off = _OFF * rng.standard_normal(len(planner.curves or ()))
