@@ -18,7 +18,7 @@ from graphprune.errors import InputError
 from graphprune.graph.run import Runner
 from graphprune.importance.curve import Curve
 from graphprune.importance.obs import covariance, obs_curves, read_grams
-from graphprune.recover.evidence import Evidence, bent
+from graphprune.recover.evidence import Evidence, Point, bent, through
 from graphprune.recover.judge import judged
 from tests.graphs import Builder
 from tests.recovery import changed_weight, feeds, run_all, stored
@@ -141,11 +141,22 @@ def test_curves_are_bent_through_what_trial_cuts_measure() -> None:
         c or Curve.of_scores(g.units, np.ones(99)) for c, g in zip(obs_curves(deps, grams), deps.groups, strict=True)
     ]
     made, points = bent(deps, curves, evidence)
-    assert len(points) == 2 * len(deps.groups)
+    assert len(points) == 3 * len(deps.groups)
     for group, curve in zip(deps.groups, made, strict=True):
         for point in (p for p in points if p.group == group.name):
             assert curve.loss[point.removed] == pytest.approx(point.error, rel=1.0)
             assert point.error == pytest.approx(evidence.measure(curve.order[: point.removed]))
+
+
+@pytest.mark.parametrize("deep", [0.09, 0.3, 2.0])
+def test_beyond_the_second_point_a_curve_goes_through_the_next(deep: float) -> None:
+    plain = Curve(np.arange(20, dtype=np.int32), np.linspace(0, 1, 21) ** 2)
+    points = [Point("g", 5, 0.01), Point("g", 10, 0.08), Point("g", 16, deep)]
+    two, three = through(plain, points[:2]), through(plain, points)
+    assert three.loss[:11] == pytest.approx(two.loss[:11])
+    assert three.loss[16] == pytest.approx(deep)
+    assert three.loss[20] > deep
+    assert (np.diff(three.loss) > 0).all()
 
 
 def test_a_trial_cut_of_a_twin_costs_nothing() -> None:

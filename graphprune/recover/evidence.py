@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -28,8 +29,9 @@ from graphprune.recover.contents import content, exchange
 from graphprune.recover.error import float_outputs, relative_error
 from graphprune.rewrite.onnx import rewrite
 
-SHARES = (0.25, 0.5)
+SHARES = (0.25, 0.5, 0.8)  # the last for groups that lose most: what a layer alone says is too little there
 _POWERS = (0.5, 2.0)
+_ONWARD = (0.1, 8.0)  # powers beyond the second point
 _TINY = 1e-9
 _HELD = 256 << 20  # bytes of the original's outputs in memory, what is more lies in files
 
@@ -189,17 +191,32 @@ def counts(size: int, shares: Iterable[float]) -> list[int]:
 
 
 def through(curve: Curve, points: Sequence[Point]) -> Curve:
-    """A power of the curve through the points, in the mean of the logarithms; without points, more than any other."""
+    """A power of the curve through the first two points, in the mean of the logarithms, then others through the next.
+
+    Without points, more than any other.
+    """
     if not points:
         return Curve(curve.order, np.full(len(curve.loss), 1e3) * (np.arange(len(curve.loss)) > 0))
     shape = curve.loss / max(float(curve.loss[-1]), _TINY)
     floor = np.linspace(0, 1e-3, len(shape))  # a layer that sees no loss says nothing of the others
     shape = np.maximum(shape, floor)
-    x = np.log([max(float(shape[p.removed]), _TINY) for p in points])
-    y = np.log([max(p.error, _TINY) for p in points])
+    x = np.log([max(float(shape[p.removed]), _TINY) for p in points[:2]])
+    y = np.log([max(p.error, _TINY) for p in points[:2]])
     power = float(np.clip((y[-1] - y[0]) / (x[-1] - x[0]), *_POWERS)) if len(x) > 1 and x[-1] > x[0] else 1.0
     scale = float(np.exp(np.mean(y - power * x)))
-    return Curve(curve.order, np.maximum.accumulate(scale * shape**power))
+    loss = scale * shape**power
+    for before, point in pairwise(points[1:]):
+        _onward(loss, shape, before.removed, point)
+    return Curve(curve.order, np.maximum.accumulate(loss))
+
+
+def _onward(loss: Array, shape: Array, start: int, point: Point) -> None:
+    """Let a curve go through one more point, as another power of its shape from where it starts; changed in place."""
+    grows = np.log(shape[start:] / max(shape[start], _TINY))
+    further = float(grows[point.removed - start])
+    if further > 0 and loss[start] > 0:
+        power = np.clip(np.log(max(point.error, _TINY) / loss[start]) / further, *_ONWARD)
+        loss[start:] = loss[start] * np.exp(power * grows)
 
 
 def _outputs(runner: Runner, feeds: Iterable[Mapping[str, Array]], graph: Graph) -> Iterator[list[Array]]:

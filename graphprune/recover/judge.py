@@ -14,7 +14,7 @@ from graphprune.data.parts import divided, first
 from graphprune.graph.model import Array
 from graphprune.importance.curve import Curve
 from graphprune.importance.obs import Grams, obs_curves, read_grams
-from graphprune.recover.evidence import Evidence, bent
+from graphprune.recover.evidence import SHARES, Evidence, bent
 
 _SAMPLES = 128  # that trial cuts are compared on, about
 _MANY = 60  # groups beyond which each is tried at one width
@@ -46,7 +46,7 @@ def judged(
     grams = read_grams(deps, calibration.over(train))
     curves = ordered(deps, grams, scores)
     feeds = first(judges, _SAMPLES)
-    shares = (0.4,) if len(curves) > _MANY else (0.25, 0.5)
+    shares = (0.4,) if len(curves) > _MANY else SHARES
     made, _ = bent(deps, curves, _evidence(deps, grams, feeds), shares=shares, progress=progress)
     return made
 
