@@ -3,7 +3,7 @@
 `python -m benchmarks.solver` writes results/solver.json and results/solver.md. A made-up network is a chain of
 convolutions with residual streams: each layer reads one group of channels and writes another, every eighth group is
 a wide residual stream that the layers around it share. Three budgets hold at once: MACs, parameters and peak
-activation memory at half of the original. Real graphs are the ONNX files named, under four budgets half-way between
+activation memory at half of the original. Real graphs, or the ONNX files named, are under four budgets half-way between
 the original and the smallest model allowed. Every row is measured in a process of its own on one thread.
 """
 
@@ -162,7 +162,7 @@ def main() -> None:
         print(MARK + json.dumps(row))
         return
     rows = []
-    for problem in [s for s in args.sizes.split(",") if s] + args.files:
+    for problem in [s for s in args.sizes.split(",") if s] + (args.files or graphs()):
         for align in (8, 1):
             for allocation in ALLOCATIONS[1:]:
                 rows.append(_apart(problem, align, allocation))
@@ -176,6 +176,15 @@ def main() -> None:
     columns = ("problem", "align", "allocation", "seconds", "MB more", "importance lost", "share of each limit used")
     text = [header("The solver"), __doc__ or "", table(lines, columns)]
     write_results("solver", "\n".join(text), rows)
+
+
+def graphs() -> list[str]:
+    """Real graphs, fetched or exported on first use: the models of the accuracy benchmarks and two larger ones."""
+    from benchmarks.accuracy import resources
+    from benchmarks.accuracy.tasks import TASKS
+    from tests.assets import fetch
+
+    return [str(path) for path in (*(t.path() for t in TASKS.values()), fetch("picodet_layout"), resources.model())]
 
 
 def _use(use: dict[str, float]) -> str:
