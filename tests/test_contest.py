@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pytest
 
 import graphprune as gp
 from graphprune.budget.planner import Planner
@@ -92,6 +93,7 @@ def test_rivals_take_about_the_same_time_and_lose_less_the_best_first() -> None:
     took = planner.pace.predicted(planner.deps.cut(units).removed)
     for other in found:
         now = planner.pace.predicted(planner.deps.cut(other.units).removed)
+        assert now == pytest.approx(took, rel=0.07)
         assert 0.97 * took <= now <= 1.02 * planner.pace.limit
     assert (planner.limits, planner.curves) == (limits, curves)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from copy import copy
 from dataclasses import replace
-from itertools import chain, islice, repeat
+from itertools import cycle, islice
 from typing import NamedTuple
 
 import numpy as np
@@ -32,12 +32,12 @@ class Rival(NamedTuple):
     Attributes:
         units: Their ids.
         loss: What is lost without them; not a number where that was not measured.
-        off: Logarithms of the factors on the curves that led to them; None for none.
+        off: Logarithms of the factors on the curves that led to them, one for each or for all.
     """
 
     units: Ids
     loss: float = np.nan
-    off: np.ndarray | None = None
+    off: np.ndarray | float = 0.0
 
 
 def rivals(
@@ -71,14 +71,14 @@ def rivals(
 def _nearby(planner: Planner, pace: Pace, held: Rival, tries: int) -> Iterator[Rival]:
     """What other limits and other curves lead to, as far as the predicted time is nearly the same."""
     removed, seen = planner.deps.cut(held.units).removed, {held.units.tobytes()}
-    now, goal = pace.predicted(removed), pace.goal
+    now, goal, curves = pace.predicted(removed), pace.goal, planner.curves or ()
     aims = {"macs": planner.cost.costs(removed).macs * max(goal / now, 1.0), LATENCY: goal}
-    for name, times, off in _changes(planner, held, tries):
+    for name, times, off in _changes(held, len(curves), tries):
         other = copy(planner)
         other.limits = {n: v for n, v in planner.limits.items() if n != LATENCY}
-        other.limits[name] = min(int(times * aims[name]), other.limits.get(name, int(times * aims[name])))
-        if off is not None and planner.curves is not None:
-            other.curves = [replace(c, loss=c.loss * np.exp(o)) for c, o in zip(planner.curves, off, strict=True)]
+        limit, factors = int(times * aims[name]), np.exp(off) * np.ones(len(curves))
+        other.limits[name] = min(limit, other.limits.get(name, limit))
+        other.curves = [replace(c, loss=c.loss * f) for c, f in zip(curves, factors, strict=True)]
         with suppress(InfeasibleError, NothingToPruneError):
             units = other.units()
             took = pace.predicted(planner.deps.cut(units).removed)
@@ -87,10 +87,9 @@ def _nearby(planner: Planner, pace: Pace, held: Rival, tries: int) -> Iterator[R
                 yield Rival(units, off=off)
 
 
-def _changes(planner: Planner, held: Rival, tries: int) -> Iterator[tuple[str, float, np.ndarray | None]]:
+def _changes(held: Rival, curves: int, tries: int) -> Iterator[tuple[str, float, np.ndarray | float]]:
     """Limits, with the curves that led to what is held, then curves around them."""
-    rng, start = np.random.default_rng(held.units), held.off  # other curves for every parent
-    yield from ((*limit, start) for limit in _LIMITS)
-    for name, times in islice(chain.from_iterable(repeat(_LIMITS[:2])), tries):
-        off = _OFF * rng.standard_normal(len(planner.curves or ()))
-        yield name, times, off if start is None else start + off
+    rng = np.random.default_rng(held.units)  # other curves for every parent
+    yield from ((*limit, held.off) for limit in _LIMITS)
+    for limit in islice(cycle(_LIMITS[:2]), tries):
+        yield *limit, held.off + _OFF * rng.standard_normal(curves)
