@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 import graphprune as gp
-from benchmarks.accuracy import resources
-from benchmarks.accuracy.tasks import TASKS
+from benchmarks.accuracy.task import Task
+from benchmarks.accuracy.vision import MobileNetV2, ResNet20, ResNet50
 from benchmarks.common import header, table, write_results
 from graphprune.budget.pace import Pace
 from graphprune.cost import CostModel
@@ -29,13 +29,13 @@ from graphprune.graph.timing import Setting
 from graphprune.plan import planned_cut
 
 TARGETS = {"mobilenet_v2": 0.57, "resnet50": 0.57, "resnet20": 0.68}  # share of the time to stay at half of the MACs
-PATHS = {name: TASKS[name].path for name in ("resnet20", "mobilenet_v2")} | {"resnet50": resources.model}
+NETWORKS: dict[str, Task] = {task.name: task for task in (ResNet20(), MobileNetV2(), ResNet50())}
 Row = dict[str, Any]
 
 
 def half(name: str, align: int | str, setting: Setting) -> Row:
     """A model at half of its MACs: predicted and measured time as shares of the original's."""
-    deps = gp.analyze(PATHS[name]())
+    deps = gp.analyze(NETWORKS[name].path())
     result = gp.prune(deps.source, macs="50%", align=align)
     cost = CostModel(deps)
     pace = Pace(deps, cost, "99%", setting)
@@ -59,7 +59,7 @@ def half(name: str, align: int | str, setting: Setting) -> Row:
 def timed(name: str, share: str, setting: Setting, **more: str) -> Row:
     """A model pruned for a latency, with other targets besides."""
     begun = time.perf_counter()
-    graph = gp.load(PATHS[name]())
+    graph = gp.load(NETWORKS[name].path())
     result = gp.prune(graph, latency=share, threads=setting.threads, **more)
     spent = time.perf_counter() - begun
     feed = random_feeds(graph, 1, 0)[0]
@@ -83,7 +83,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--only", nargs="*", choices=list(PATHS), default=list(PATHS))
+    parser.add_argument("--only", nargs="*", choices=list(NETWORKS), default=list(NETWORKS))
     parser.add_argument("--write", action="store_true", help="write benchmarks/results/latency.md")
     given = parser.parse_args()
     setting = Setting(threads=given.threads)

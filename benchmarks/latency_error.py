@@ -13,18 +13,15 @@ import argparse
 import math
 import time
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 import graphprune as gp
-from benchmarks.accuracy import resources
 from benchmarks.accuracy.task import Feed, Task, stacked
-from benchmarks.accuracy.tasks import TASKS
-from benchmarks.accuracy.vision import MobileNetV2
 from benchmarks.common import Row, header, table, write_results
+from benchmarks.latency import NETWORKS
 from graphprune.graph.pairing import raced, ready
 from graphprune.graph.run import random_feeds
 from graphprune.graph.timing import Setting
@@ -35,23 +32,6 @@ AROUND = (0.92, 0.96, 1.0, 1.04, 1.08)  # MACs of the plans beside, as shares of
 HELD = 9  # seed of the samples that judge
 SETTING = Setting(threads=1)
 SESSIONS = (8, 24)  # of both models: what two plans differ by is less than what two sessions may differ by
-
-
-class ResNet50(MobileNetV2):
-    """torchvision's network with weights drawn at random: only the error of its outputs means anything."""
-
-    name = "resnet50"
-
-    def path(self) -> Path:
-        """Exported on first use."""
-        return resources.model()
-
-    def measures(self, model: Any) -> dict[str, float]:  # noqa: ARG002 - there is nothing to measure
-        """Nothing: it never saw a picture."""
-        return {self.metric: math.nan}
-
-
-NETWORKS: dict[str, Task] = TASKS | {"resnet50": ResNet50()}
 
 
 def lost(task: Task, model: Any, held: Feed) -> float:
@@ -73,7 +53,11 @@ def measured(task: Task, data: Feed, held: Feed, told: str, **target: str) -> Ro
     ratio = raced(*opened, sessions=SESSIONS, clock=SETTING.clock).ratio
     model = ir.to_proto(result.model)
     row = {"model": task.name, "target": told, "macs": result.after.macs / result.before.macs, "latency": ratio}
-    row |= {"error": lost(task, model, held), "metric": task.measures(model)[task.metric], "seconds": spent}
+    row |= {
+        "error": lost(task, model, held),
+        "metric": task.measures(model).get(task.metric, math.nan),
+        "seconds": spent,
+    }
     print(row, flush=True)
     return row
 

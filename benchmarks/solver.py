@@ -180,11 +180,11 @@ def main() -> None:
 
 def graphs() -> list[str]:
     """Real graphs, fetched or exported on first use: the models of the accuracy benchmarks and two larger ones."""
-    from benchmarks.accuracy import resources
     from benchmarks.accuracy.tasks import TASKS
+    from benchmarks.accuracy.vision import ResNet50
     from tests.assets import fetch
 
-    return [str(path) for path in (*(t.path() for t in TASKS.values()), fetch("picodet_layout"), resources.model())]
+    return [str(path) for path in (*(t.path() for t in (*TASKS.values(), ResNet50())), fetch("picodet_layout"))]
 
 
 def _use(use: dict[str, float]) -> str:

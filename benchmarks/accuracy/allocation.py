@@ -26,18 +26,22 @@ WAYS: dict[str, dict[str, str]] = {
 }
 
 
-def line(task: Task, macs: str, options: argparse.Namespace, report: Report) -> list[str]:
-    """The metric and, in brackets, the error of the outputs, for every way."""
-    cells = []
+def lines(task: Task, macs: str, options: argparse.Namespace, report: Report) -> list[list[str]]:
+    """All metrics and the error of the outputs, for every way."""
+    rows = {}
     for name, way in WAYS.items():
         settings = {**way, "recover": options.recover, "align": 1}
         job = {"kind": "ours", "macs": macs, "data": True, "options": settings, "seed": 0, "samples": options.samples}
-        row = remembered(task, job, options)
-        report.data.append({"task": task.name, "way": name, **job, **row})
-        text = report.cell(f"{task.name} at {macs}, {name}", [row], task.metric)
-        cells.append(f"{text} ({error(row)})")
-        print(f"{task.name}, {name}: {cells[-1]}, {row.get('seconds')} s", flush=True)
-    return cells
+        rows[name] = remembered(task, job, options)
+        report.data.append({"task": task.name, "way": name, **job, **rows[name]})
+        print(f"{task.name}, {name}: {rows[name].get('measures')}, {rows[name].get('seconds')} s", flush=True)
+    metrics = dict.fromkeys(metric for row in rows.values() for metric in row.get("measures", [])) or [task.metric]
+    cells = {
+        metric: [report.cell(f"{task.name} at {macs}, {name}", [row], metric) for name, row in rows.items()]
+        for metric in metrics
+    }
+    cells["error of the outputs"] = [error(row) for row in rows.values()]
+    return [[task.name, macs, name, *found] for name, found in cells.items()]
 
 
 def error(row: Row) -> str:
@@ -51,15 +55,16 @@ def main() -> None:
     options_parser.add_argument("--recover", default="refit")
     options_parser.add_argument("--samples", type=int, default=256)
     options = options_parser.parse_args()
-    report, lines = Report(), []
+    report, found = Report(), []
     for task in chosen(options.pattern, TASKS_AT):
-        lines += [[task.name, m, task.metric, *line(task, m, options, report)] for m in TASKS_AT[task.name]]
+        for macs in TASKS_AT[task.name]:
+            found += lines(task, macs, options, report)
     parts = [header("Allocations at equal MACs")]
     parts.append(
-        f"Free widths, {options.samples} unlabelled samples, recovery: {options.recover}. The metric in percent, in"
-        " brackets the squared error of the outputs relative to their variance, on samples held out of calibration.\n"
+        f"Free widths, {options.samples} unlabelled samples, recovery: {options.recover}. Metrics in percent; the"
+        " error is squared, relative to the variance of the outputs, on samples held out of calibration.\n"
     )
-    parts.append(table(lines, ["model", "MACs", "metric", *WAYS]) + "\n")
+    parts.append(table(found, ["model", "MACs", "metric", *WAYS]) + "\n")
     report.publish("accuracy-allocation", parts, write=options.write)
 
 

@@ -32,14 +32,6 @@ MODES: dict[str, dict[str, Any]] = {
 }
 
 
-def model() -> Path:
-    """The zoo's export of torchvision's resnet50, weights drawn at random: time does not depend on them."""
-    from benchmarks.accuracy.vision import export
-    from benchmarks.zoo.models import build
-
-    return made("resnet50.onnx", lambda path: export(build("resnet50").get_submodule("model"), path, (2, 3, 224, 224)))
-
-
 def images(samples: int) -> Path:
     """Calibration images as a stacked .npy file."""
     from benchmarks.accuracy.vision import unlabelled_photos
@@ -92,7 +84,9 @@ def main() -> None:
     if options.worker:
         emit(work(json.loads(options.worker)))
         return
-    path, data = model(), images(options.samples)
+    from benchmarks.accuracy.vision import ResNet50  # not in the worker, whose memory is measured
+
+    path, data = ResNet50().path(), images(options.samples)
     rows = {}
     for name in options.only:
         job = {"path": str(path), "data": str(data), "macs": options.macs, "options": MODES[name]}

@@ -194,3 +194,23 @@ class MobileNetV2(Task):
         images, classes = held_back()
         found = stacked(model, {"x": images}).argmax(1)
         return {"top-1 agreement": percent(found == self._original), "top-1": percent(found == classes)}
+
+
+class ResNet50(MobileNetV2):
+    """torchvision's network with weights drawn at random: its time counts and the error of its outputs, no metric."""
+
+    name = "resnet50"
+
+    def module(self) -> nn.Module:
+        """The zoo's."""
+        from benchmarks.zoo.models import build
+
+        return build("resnet50").get_submodule("model")
+
+    def path(self) -> Path:
+        """Exported on first use."""
+        return made("resnet50.onnx", lambda path: export(self.module(), path, (2, 3, SIZE, SIZE)))
+
+    def measures(self, model: Any) -> dict[str, float]:  # noqa: ARG002 - there is nothing to measure
+        """Nothing: it never saw a picture."""
+        return {}
