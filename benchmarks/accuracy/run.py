@@ -74,6 +74,10 @@ class Report:
 
     def publish(self, name: str, parts: list[str], *, write: bool) -> None:
         """Print the parts of the text with the reasons below, and write it with the rows where that is asked for."""
+        sources = fingerprint()
+        if others := sorted({row["sources"] for row in self.data if row.get("sources", sources) != sources}):
+            count = sum(row.get("sources") in others for row in self.data)
+            parts = [*parts, f"{count} of {len(self.data)} rows are of other sources: {', '.join(others)}.\n"]
         if self.reasons:
             reasons = "\n".join(f"- {reason}" for reason in self.reasons)
             parts = [*parts, f"## Why there is no figure\n\n{reasons}\n"]
