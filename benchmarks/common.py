@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import re
+import resource
 import subprocess
 import sys
 import time
@@ -150,6 +151,14 @@ def watched(command: Sequence[str]) -> Row:
         raise RuntimeError(err)
     seconds = time.perf_counter() - started
     return {"seconds": round(seconds, 1), "peak": peak * 1024, "own": own * 1024, "out": out}
+
+
+def peak_kib() -> int:
+    """Most memory this process ever held; what its parent held before it was started does not count where known."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    peak = [line.split()[1] for line in lines if line.startswith("VmHWM:")]
+    return int(peak[0]) if peak else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def cache_dir() -> Path:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -23,7 +22,7 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_array
 
-from benchmarks.common import MARK, header, table, write_results
+from benchmarks.common import MARK, header, peak_kib, table, write_results
 from graphprune import api
 from graphprune.algebra import Axis
 from graphprune.budget.planner import Planner
@@ -122,11 +121,11 @@ def real(path: str, align: int, allocation: str) -> dict[str, Any]:
 
 
 def _timed(work: Any) -> tuple[dict[str, Any], np.ndarray]:
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_kib()
     start = time.perf_counter()
     units = work()
     seconds = time.perf_counter() - start
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    grown = (peak_kib() - before) / 1024
     return {"seconds": round(seconds, 2), "megabytes": round(grown)}, units
 
 

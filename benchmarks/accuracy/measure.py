@@ -14,9 +14,9 @@ import onnx_ir as ir
 
 import graphprune as gp
 from benchmarks.accuracy.peers import onnxsim_rows, torch_pruning_rows
-from benchmarks.accuracy.task import Task, peak_mib
+from benchmarks.accuracy.task import Task
 from benchmarks.accuracy.tasks import TASKS
-from benchmarks.common import Row, emit, fingerprint
+from benchmarks.common import Row, emit, fingerprint, peak_kib
 from benchmarks.measure import told
 from graphprune.errors import InfeasibleError
 from graphprune.report.recovery import regained
@@ -55,7 +55,7 @@ def ours(task: Task, job: Row) -> Row:
         except InfeasibleError as error:
             return row | {"failed": f"out of reach: {told(error, task.path())}"}
         row["seconds"] = round(time.perf_counter() - started, 2)
-        row["peak_mib"] = peak_mib()
+        row["peak_mib"] = peak_kib() // 1024
         row |= {"macs": result.after.macs / result.before.macs, "phase": "evaluate", **summary(result)}
         emit(row)
         row["measures"] = task.measures(small)

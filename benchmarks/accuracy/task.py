@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -27,14 +26,6 @@ ROOT = Path(__file__).parents[2]
 def threads() -> int:
     """Threads of a runtime: `$OMP_NUM_THREADS`, or one."""
     return int(os.environ.get("OMP_NUM_THREADS", "1"))
-
-
-def peak_mib() -> int:
-    """Most memory this process ever held; what its parent held before it was started does not count where known."""
-    status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.exists() else []
-    peak = [line.split()[1] for line in lines if line.startswith("VmHWM:")]
-    return (int(peak[0]) if peak else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) // 1024
 
 
 def shared_data(name: str) -> Path:
