@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto, TensorProto, helper, parser
 
 from graphprune import api
 from graphprune.errors import InputError
@@ -165,6 +165,15 @@ def legacy_dropout_with_a_mask() -> ModelProto:
     return b.build(b.linear(b.ops("Dropout", x, outputs=2)[0], 6, 3, "last"))
 
 
+@graph(3, 4)
+def depth_in_front_of_its_blocks() -> ModelProto:
+    """SpaceToDepth in CRD mode, new in opset 28; from onnx's operator tests."""
+    b = Builder("g", opset=28)
+    x = b.conv_relu(b.source("x", [2, 3, 8, 8]), 3, 4, name="stem")
+    x = b.op("SpaceToDepth", x, blocksize=2, mode="CRD")
+    return b.build(b.conv(b.conv_relu(x, 16, 3, name="inner"), 3, 2, name="head"))
+
+
 @pytest.mark.parametrize("name", GRAPHS)
 def test_removals_verify(name: str) -> None:
     make, sizes = GRAPHS[name]
@@ -188,3 +197,26 @@ def test_a_type_that_an_operator_does_not_take_is_refused() -> None:
     made = helper.make_graph(b.nodes, "g", b.inputs, [value], list(b.initializers.values()))
     with pytest.raises(InputError, match="unsupported type"):
         api.analyze(helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)], ir_version=10))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        """<ir_version: 13, opset_import: ["": 26, "ai.onnx.preview": 1]>
+        g (float[1, 2, 3, 4] q) => (float[1, 2, 3, 4] y) {
+           y = ai.onnx.preview.FlexAttention (q, q, q) <score_mod: graph = body (float[b, h, l, s] scores)
+              => (float[b, h, l, s] out) <float bias = {0.5}> { out = Add (scores, bias) }>
+        }""",
+        """<ir_version: 3, opset_import: ["": 8]>
+        g (float[1, 2] first, float[1, 3, 2] x) => (float[1, 2] y, float[1, 3, 2] z) {
+           y, z = Scan ("", first, x) <num_scan_inputs: int = 1, body: graph = body (float[2] sum, float[2] next)
+              => (float[2] out, float[2] each) { out = Add (sum, next) each = Identity (out) }>
+        }""",
+    ],
+    ids=["a body of an unknown operator with a constant of its own", "Scan with a batch axis"],
+)
+def test_bodies_that_nothing_looks_into_freeze_what_they_touch(text: str) -> None:
+    """Both ended with a traceback; from onnx's operator tests."""
+    deps = api.analyze(parser.parse_model(text), allow_io=["."])
+    assert not deps.units
+    assert any(name in str(b.reason) for b in deps.blocked for name in ("FlexAttention", "Scan before opset 9"))

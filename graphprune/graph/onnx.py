@@ -181,10 +181,11 @@ def _dtype_name(code: int) -> str:
 
 
 def _stored_weights(model: ir.Model, facts: Facts) -> Iterator[Weight]:
-    """Initializers and Constant nodes."""
+    """Initializers and Constant nodes, those of bodies that nothing looks into aside."""
     for name, value in initializers(model):
         assert value.const_value is not None
-        yield _weight(name, value.const_value, "initializer", facts)
+        if name in facts.shapes:
+            yield _weight(name, value.const_value, "initializer", facts)
     for node in nodes_of(model.graph):
         if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
             yield _weight(node.outputs[0].name or "", constant_tensor(node), "constant", facts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from graphprune.rules.context import Relate
+from graphprune.rules.context import Relate, Unsupported
 from graphprune.rules.registry import rule
 
 _DIFFERS = "its size differs between the ways through the model"
@@ -71,6 +71,8 @@ def scan_enter(r: Relate) -> None:
 @rule("Scan", kind="CONTROL")
 def scan(r: Relate) -> None:
     """Carried states come out as they went in; slices of every turn are stacked along an axis."""
+    if r.node.version < 9:
+        raise Unsupported("Scan before opset 9 has a batch axis that its body does not see")
     carried = int(r.attr("carried"))
     after = carried + int(r.attr("num_scan_inputs"))
     places = r.attr("scan_output_axes") or [0] * (len(r.node.outputs) - carried)

@@ -237,9 +237,10 @@ def depth_to_space(r: Relate) -> None:
 
 @rule("SpaceToDepth", kind="REINDEX")
 def space_to_depth(r: Relate) -> None:
-    """Channels become (block, block, C)."""
+    """Channels become (block, block, C) in DCR mode and (C, block, block) in CRD mode."""
     b = int(r.attr("blocksize"))
-    block = r.frozen(b, "sub-pixel positions cannot leave")
+    block, channel = r.frozen(b, "sub-pixel positions cannot leave"), r.axis(0, 1)
+    crd = r.attr("mode", "DCR") in ("CRD", b"CRD")
     for a in (2, 3):
         r.freeze(0, a, "it is cut into blocks")
     out = r.output().shape
@@ -247,7 +248,7 @@ def space_to_depth(r: Relate) -> None:
     r.out(
         [
             r.axis(0, 0),
-            r.merge(block, block, r.axis(0, 1)),
+            r.merge(channel, block, block) if crd else r.merge(block, block, channel),
             *(r.frozen(n, "cut into blocks") for n in out[2:]),
         ]
     )
