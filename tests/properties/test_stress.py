@@ -31,7 +31,8 @@ def test_many_graphs() -> None:
     tally = stress.run(0, range(2000), 60)
     assert tally.failures == []
     assert tally.outcomes["verified"] >= 1600
-    assert {r.op for r in all_rules()} - NO_KERNEL <= set(tally.ops)
+    of_onnx = {r.op for r in all_rules() if not r.op.startswith("aten.")}
+    assert of_onnx - NO_KERNEL <= set(tally.ops)
 
 
 @pytest.mark.parametrize("kind", graph_kinds.KINDS)
