@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
-from onnx import ModelProto, TensorProto, defs, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, defs, helper, numpy_helper
 
 Array = NDArray[Any]
 SETTINGS = {"scales", "roi", "ratio"}  # floats that are no data, by their usual names
@@ -22,7 +22,7 @@ def freed(model: ModelProto, inputs: Mapping[str, Array], outputs: Mapping[str, 
         model: Any model; it is not changed.
         inputs: Content of its inputs, which become stored tensors. Floats go through a node first, so that they are
             data and not parameters; where there are no floats, the others do.
-        outputs: Its outputs; each is multiplied by random numbers and summed.
+        outputs: Its outputs; each is multiplied by random numbers and summed, see :func:`summed`.
         seed: Seed of these.
     """
     out = ModelProto()
@@ -56,7 +56,7 @@ def freed(model: ModelProto, inputs: Mapping[str, Array], outputs: Mapping[str, 
             graph.initializer.append(numpy_helper.from_array(scale, f"{name}/scale"))
             back.append(helper.make_node("Mul", [last, f"{name}/scale"], [f"{name}/scaled"]))
             last = f"{name}/scaled"
-        back.append(helper.make_node("ReduceSum", [last], [f"{name}/sum"], keepdims=0))
+        back += summed(last, f"{name}/sum")
         graph.output.append(helper.make_tensor_value_info(f"{name}/sum", TensorProto.FLOAT, []))
     nodes = [*front, *graph.node, *back]
     del graph.node[:]
@@ -66,6 +66,17 @@ def freed(model: ModelProto, inputs: Mapping[str, Array], outputs: Mapping[str, 
     graph.input.extend(kept)
     out.ir_version = max(out.ir_version, 4)
     return out
+
+
+def summed(value: str, out: str) -> list[NodeProto]:
+    """The sum of a value and of twice its magnitudes: it tells signs apart, and rounding cannot be all that is left."""
+    ends = {"keepdims": 0}
+    return [
+        helper.make_node("ReduceSum", [value], [f"{out}_signed"], **ends),
+        helper.make_node("ReduceL1", [value], [f"{out}_magnitude"], **ends),
+        helper.make_node("Add", [f"{out}_signed", f"{out}_magnitude"], [f"{out}_positive"]),
+        helper.make_node("Add", [f"{out}_positive", f"{out}_magnitude"], [out]),
+    ]
 
 
 def _lower(model: ModelProto) -> None:

@@ -217,13 +217,18 @@ def axis_permute(r: Relate) -> None:
     r.out(axes)
 
 
+def _channel_first(r: Relate) -> bool:
+    """Whether blocks are behind the channel they belong to: CRD mode."""
+    return r.attr("mode", "DCR") in ("CRD", b"CRD")
+
+
 @rule("DepthToSpace", kind="REINDEX")
 def depth_to_space(r: Relate) -> None:
     """Channels are (block, block, C) in DCR mode and (C, block, block) in CRD mode; whole C leave."""
     b = int(r.attr("blocksize"))
     axes = r.axes(0)
     keep = axes[1].n // (b * b)
-    crd = r.attr("mode", "DCR") in ("CRD", b"CRD")
+    crd = _channel_first(r)
     parts = r.split(axes[1], keep, b, b) if crd else r.split(axes[1], b, b, keep)
     channel = parts[0] if crd else parts[2]
     for block in parts[1:] if crd else parts[:2]:
@@ -240,7 +245,7 @@ def space_to_depth(r: Relate) -> None:
     """Channels become (block, block, C) in DCR mode and (C, block, block) in CRD mode."""
     b = int(r.attr("blocksize"))
     block, channel = r.frozen(b, "sub-pixel positions cannot leave"), r.axis(0, 1)
-    crd = r.attr("mode", "DCR") in ("CRD", b"CRD")
+    crd = _channel_first(r)
     for a in (2, 3):
         r.freeze(0, a, "it is cut into blocks")
     out = r.output().shape

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, defs, helper, numpy_helper
 
+from tests.freed import summed
+
 Array = NDArray[Any]
 Sizes = Mapping[str, int]
 Arg = "str | float | list[int] | Array | Callable[[Sizes], Any] | OneOf"
@@ -263,7 +265,7 @@ class Built:
                 stored[f"{out}_scale"] = self.rng.standard_normal(arrays[out].shape).astype(np.float32)
                 nodes.append(helper.make_node("Mul", [last, f"{out}_scale"], [f"{out}_scaled"]))
                 last = f"{out}_scaled"
-            nodes.append(helper.make_node("ReduceSum", [last], [f"{out}_sum"], keepdims=0))
+            nodes += summed(last, f"{out}_sum")
             outs.append(helper.make_tensor_value_info(f"{out}_sum", TensorProto.FLOAT, []))
         model = self._model(nodes, outs, stored)
         node = next(n for n in self.nodes if n.name == "subject")

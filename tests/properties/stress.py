@@ -158,10 +158,15 @@ def run(seed: int, indices: Sequence[int], minutes: float, *, verbose: bool = Fa
     return tally
 
 
+def rules_of_onnx() -> set[str]:
+    """Operators of ONNX files that have a rule; rules of PyTorch's may have been loaded beside them."""
+    return {r.op for r in all_rules() if not r.op.startswith("aten.")}
+
+
 def report(tally: Tally, seed: int, elapsed: float) -> str:
     """The outcome as Markdown."""
     total = sum(tally.graphs.values())
-    known = {r.op for r in all_rules() if not r.op.startswith("aten.")}
+    known = rules_of_onnx()
     lines = [
         "# Random graphs",
         "",
