@@ -71,6 +71,15 @@ def fingerprint() -> str:
     return digest.hexdigest()[:10]
 
 
+def other_sources(rows: Sequence[Row]) -> str:
+    """How many rows were measured with other sources than these, in a line; empty when none was."""
+    sources = fingerprint()
+    others = [row["sources"] for row in rows if row.get("sources", sources) != sources]
+    return (
+        f"{len(others)} of {len(rows)} rows are of other sources: {', '.join(sorted(set(others)))}.\n" if others else ""
+    )
+
+
 def header(title: str) -> str:
     """Title, machine and versions as markdown."""
     lines = [f"# {title}", "", ", ".join(f"{k} {v}" for k, v in machine().items()), ""]

@@ -5,7 +5,8 @@
 Neighbouring plans of a small network differ by a tenth in error and by some percent in time, so the latency target is
 compared with five MACs targets around the same time: with the line through their errors (logarithm) over their measured
 times. All are calibrated and re-fitted on the same unlabelled samples; the error is measured on twice as many others.
-Every row is remembered, so a run that was cut off goes on where it stopped; let the machine rest beside it.
+Every row is remembered, so a run that was cut off goes on where it stopped; let the machine rest beside it. With
+--only the table that is written keeps the rows of other networks.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Collection
 from functools import partial
 from typing import Any
 
@@ -21,7 +23,17 @@ import onnx_ir as ir
 
 import graphprune as gp
 from benchmarks.accuracy.task import Feed, Task, stacked
-from benchmarks.common import Row, cached_job, emit, fingerprint, header, table, write_results
+from benchmarks.common import (
+    RESULTS,
+    Row,
+    cached_job,
+    emit,
+    fingerprint,
+    header,
+    other_sources,
+    table,
+    write_results,
+)
 from benchmarks.latency import NETWORKS
 from graphprune.graph.pairing import raced, ready
 from graphprune.graph.run import random_feeds
@@ -30,6 +42,7 @@ from graphprune.graph.timing import Setting
 AT = {"resnet20": ("80%", "70%", "60%"), "mobilenet_v2": ("60%",), "resnet50": ("60%",)}
 SAMPLES = {"resnet20": 256, "mobilenet_v2": 256, "resnet50": 64}
 AROUND = (0.92, 0.96, 1.0, 1.04, 1.08)  # MACs of the plans beside, as shares of what takes about the same time
+TABLE = "latency-error"
 HELD = 9  # seed of the samples that judge
 SETTING = Setting(threads=1)
 TIMEOUT = 3600.0  # seconds for one row
@@ -76,7 +89,7 @@ def row(task: Task, **target: str) -> Row:
     if "broken" in found:
         raise RuntimeError(f"{task.name} at {target}: {found['broken']}")
     print(found, flush=True)
-    return found
+    return found | {"sources": sources}
 
 
 def compare(task: Task, share: str) -> list[Row]:
@@ -100,6 +113,13 @@ def compare(task: Task, share: str) -> list[Row]:
     return [wanted, *found, {"model": task.name, "target": "MACs, by the line", **at}]
 
 
+def earlier(names: Collection[str]) -> list[Row]:
+    """Rows of networks in the table that was written before, each with its sources."""
+    path = RESULTS / f"{TABLE}.json"
+    data = json.loads(path.read_text()) if path.exists() else {"data": []}
+    return [{"sources": data["sources"], **r} for r in data["data"] if r["model"] in names]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="*", choices=list(AT), default=list(AT))
@@ -110,6 +130,8 @@ def main() -> None:
         emit(measured(json.loads(given.worker)))
         return
     rows = [r for name in given.only for share in AT[name] for r in compare(NETWORKS[name], share)]
+    if given.write:
+        rows = sorted([*rows, *earlier(AT.keys() - set(given.only))], key=lambda r: list(AT).index(r["model"]))
     lines = [
         [
             r["model"],
@@ -126,13 +148,11 @@ def main() -> None:
     text = header("Latency targets and MACs targets at equal latency")
     text += "\nOne thread of the CPU, the default alignment. The line: through the logarithms of five plans' errors.\n"
     text += "Re-fitted; squared error over variance, on twice as many samples as calibrate: "
-    text += (
-        ", ".join(f"{SAMPLES[name]} for {name}" for name in given.only) + ".\nThe weights of resnet50 are random.\n\n"
-    )
-    text += table(lines, names) + "\n"
+    text += ", ".join(f"{SAMPLES[name]} for {name}" for name in SAMPLES) + ".\nThe weights of resnet50 are random.\n\n"
+    text += f"{table(lines, names)}\n\n{other_sources(rows)}"
     print(text)
     if given.write:
-        write_results("latency-error", text, rows)
+        write_results(TABLE, text, rows)
 
 
 if __name__ == "__main__":

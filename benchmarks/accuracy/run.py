@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks.accuracy.task import Task
 from benchmarks.accuracy.tasks import TASKS
-from benchmarks.common import Row, cached_job, fingerprint, header, table, write_results
+from benchmarks.common import Row, cached_job, fingerprint, header, other_sources, table, write_results
 from tests.assets import AssetUnavailable
 
 MODULE = "benchmarks.accuracy.measure"
@@ -74,10 +74,8 @@ class Report:
 
     def publish(self, name: str, parts: list[str], *, write: bool) -> None:
         """Print the parts of the text with the reasons below, and write it with the rows where that is asked for."""
-        sources = fingerprint()
-        if others := sorted({row["sources"] for row in self.data if row.get("sources", sources) != sources}):
-            count = sum(row.get("sources") in others for row in self.data)
-            parts = [*parts, f"{count} of {len(self.data)} rows are of other sources: {', '.join(others)}.\n"]
+        if others := other_sources(self.data):
+            parts = [*parts, others]
         if self.reasons:
             reasons = "\n".join(f"- {reason}" for reason in self.reasons)
             parts = [*parts, f"## Why there is no figure\n\n{reasons}\n"]
